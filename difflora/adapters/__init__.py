@@ -1,0 +1,1 @@
+"""What was learnt. This wing knows no network and no picture."""

@@ -1,0 +1,82 @@
+"""Bytes on disk: written whole or not at all. Knows no tensors."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import OutputError
+from .header import shown, shown_path, unreadable
+
+READ_ONLY = "the place is read-only or belongs to someone else; choose another folder"
+REASONS = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "your share of the disk is used up; free some space or choose another folder",
+    errno.EROFS: READ_ONLY,
+    errno.EACCES: READ_ONLY,
+    errno.EPERM: READ_ONLY,
+    errno.ENOENT: "there is no such folder; create it first",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
+    errno.EISDIR: "a folder has that name; choose another name",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that its name always shows either all of the old bytes or all of the new ones.
+
+    The folder must exist. Raises OutputError, with the old file left as it was and nothing else left behind.
+    """
+    path = Path(path)
+    temp = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        with open(temp, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    except (OSError, ValueError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        reason = REASONS.get(number or 0) or f"{shown(getattr(error, 'strerror', None) or error)}; choose another place"
+        raise OutputError(f"{shown_path(path)} cannot be written: {reason}") from error
+    finally:
+        with suppress(OSError, ValueError):
+            temp.unlink(missing_ok=True)
+    with suppress(OSError):
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name outlast a power cut, on systems that can: the file itself is complete already."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make the folder if need be and try it, before time is spent on what goes there; raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = REASONS.get(error.errno or 0) or f"{shown(error.strerror)}; choose another place"
+        raise OutputError(f"{shown_path(folder)} cannot be made: {reason}") from error
+    probe = folder / f".{secrets.token_hex(8)}.tmp"
+    write_atomic(probe, b"")
+    with suppress(OSError):
+        probe.unlink()
+    return folder
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a whole file, in hex; raises AdapterFileError if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        raise unreadable(Path(path), error) from None

@@ -1,0 +1,77 @@
+"""The folder of finished styles: from a name to a file. Knows no tensors."""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from ..errors import AdapterFileError
+from .header import shown, shown_path
+
+SUFFIX = ".safetensors"
+
+
+def adapter_names(folder: Path) -> list[str]:
+    """Names of the styles in a folder, sorted; none if there is no such folder."""
+    try:
+        return sorted(p.name.removesuffix(SUFFIX) for p in Path(folder).glob(f"[!.]*{SUFFIX}") if p.is_file())
+    except (OSError, ValueError):
+        return []
+
+
+def adapter_named(name: str, folder: Path) -> Path:
+    """The file of a style by its name alone: for names that come from strangers.
+
+    Raises AdapterFileError for a name that is not in the folder, holds a separator, or is a link that leads out of it.
+    """
+    folder = Path(folder)
+    if _is_path(name):
+        raise AdapterFileError(f"{shown(name)!r} is a path; expected the name of a style in {shown_path(folder)}")
+    try:
+        place = folder / f"{name}{SUFFIX}"
+        found, root = place.resolve(), folder.resolve()
+        inside, exists = found.is_relative_to(root), place.is_file()
+    except (OSError, ValueError, RuntimeError):
+        raise _missing(name, folder) from None
+    if not inside:
+        raise AdapterFileError(
+            f"{shown_path(place)} leads out of the folder to {shown_path(found)}; pass that path itself"
+        )
+    if not exists:
+        raise _missing(name, folder)
+    return found
+
+
+def find_adapter(name_or_path: str, folder: Path) -> Path:
+    """The file a person means: NAME is `folder`/NAME.safetensors; a path is anything that looks or exists like one.
+
+    Raises AdapterFileError with the names that are in the folder, nearest first. Whether the file is an adapter is for
+    `read_header` to say.
+    """
+    if not _is_path(name_or_path) and name_or_path in adapter_names(folder):
+        return adapter_named(name_or_path, folder)
+    path = Path(name_or_path)
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError):
+        pass
+    if _is_path(name_or_path):
+        raise _missing(name_or_path, folder)
+    return adapter_named(name_or_path.removesuffix(SUFFIX), folder)
+
+
+def _is_path(text: str) -> bool:
+    return "/" in text or "\\" in text
+
+
+def _missing(name: str, folder: Path) -> AdapterFileError:
+    wanted = Path(name).name.removesuffix(SUFFIX).lower()
+    names = adapter_names(folder)
+    nearest = sorted(names, key=lambda n: -SequenceMatcher(None, wanted, n.lower()).ratio())
+    more = f" … and {len(names) - 8} more" if len(names) > 8 else ""
+    there = f"there are: {', '.join(shown(n) for n in nearest[:8])}{more}" if names else "it holds no styles yet"
+    what = f"no file {shown(name)!r}" if _is_path(name) else f"no style {shown(name)!r} in {shown_path(folder)}"
+    where = f"{shown_path(folder)}: {there}" if _is_path(name) else there
+    advice = "write one of these names, or the path of a file" if names else "train one, or write the path of a file"
+    return AdapterFileError(f"{what}; {where}; {advice}")

@@ -1,0 +1,103 @@
+"""Recipes -> pictures: blends are attached once, pictures are drawn in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..adapters.adapter import Adapter
+from ..events import Progress, Report, ignore
+from ..models.attach import Stack, attached
+from ..models.family import BaseModel
+from .recipe import Recipe
+
+
+def to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in -1..1 -> RGB pictures."""
+    levels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(level) for level in levels]
+
+
+def batched(recipes: Sequence[Recipe], size: int) -> list[list[Recipe]]:
+    """Neighbouring recipes that can be drawn together, with the batch facts written into each."""
+    groups: list[list[Recipe]] = []
+    for recipe in recipes:
+        alike = groups and _settings(groups[-1][0]) == _settings(recipe) and len(groups[-1]) < size
+        groups[-1].append(recipe) if alike else groups.append([recipe])
+    return [[replace(r, batch=len(group), row=i) for i, r in enumerate(group)] for group in groups]
+
+
+def _settings(recipe: Recipe) -> tuple:
+    """What all pictures of a batch share."""
+    names = tuple(s.name for s in recipe.styles)
+    return recipe.steps, recipe.guidance, recipe.width, recipe.height, recipe.sampler, names, recipe.folded
+
+
+def generate(
+    model: BaseModel,
+    recipes: Sequence[Recipe],
+    adapters: Mapping[str, Adapter],
+    *,
+    batch: int = 8,
+    report: Report = ignore,
+) -> Iterator[tuple[Recipe, Image.Image]]:
+    """Draw every recipe in order; `adapters` by the names the recipes use, all recipes naming the same ones.
+
+    Weights may differ from picture to picture of a batch; a recipe marked folded must share its weights with the rest.
+    """
+    names = [style.name for style in recipes[0].styles] if recipes else []
+    groups = batched(recipes, batch)
+    done, total = 0, sum(group[0].steps for group in groups)
+    for group in groups:
+        with attached(model.parts, [adapters[name] for name in names]) if names else nullcontext() as stack:
+            set_weights(stack, group)
+
+            def on_step(step: int, latents: Tensor, start: int = done) -> None:
+                report(Progress("drawing", start + step, total))
+
+            pixels = draw_batch(model, group, on_step)
+        done += group[0].steps
+        report(Progress("drawing", done, total))
+        yield from zip(group, to_pictures(pixels), strict=True)
+
+
+def set_weights(stack: Stack | None, group: Sequence[Recipe]) -> None:
+    """Give each row its blend, or fold the one they share."""
+    if stack is None:
+        return
+    table = [[style.weight for style in recipe.styles] for recipe in group]
+    if group[0].folded:
+        stack.fold(table[0])
+    else:
+        stack.weights(table)
+
+
+def draw_batch(model: BaseModel, group: Sequence[Recipe], on_step) -> Tensor:
+    """One call of the model's sampler, (B, 3, H, W) in -1..1."""
+    first = group[0]
+    return model.draw(
+        [r.prompt for r in group],
+        [r.negative for r in group],
+        seeds=[r.seed for r in group],
+        steps=first.steps,
+        guidance=first.guidance,
+        size=(first.width, first.height),
+        sampler=first.sampler,
+        on_step=on_step,
+    )
+
+
+def constant_blend(recipes: Sequence[Recipe]) -> bool:
+    """Whether all pictures share one blend, so that it can be folded into the weights."""
+    return len({tuple((s.name, s.weight) for s in r.styles) for r in recipes}) == 1
+
+
+def mark_folded(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Fold where it pays: one constant blend of at least one style."""
+    folded = bool(recipes) and bool(recipes[0].styles) and constant_blend(recipes)
+    return [replace(r, folded=folded) for r in recipes]

@@ -1,0 +1,106 @@
+"""The recipe inside every picture: all that is needed to draw it again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from ..adapters.files import write_atomic
+from ..errors import RequestError
+
+KEY = "difflora"
+
+
+@dataclass(frozen=True)
+class Style:
+    """One adapter of a blend: where it was found, its sha256, and its weight."""
+
+    name: str
+    weight: float
+    path: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One picture: what was asked, and the few facts of the run that its last bits depend on."""
+
+    prompt: str
+    negative: str = ""
+    seed: int = 0
+    steps: int = 25
+    guidance: float = 7.5
+    width: int
+    height: int
+    sampler: str | None = None
+    base: str = "tiny"
+    styles: tuple[Style, ...] = ()
+    batch: int = 1
+    """Pictures in the batch it was drawn in: matrix products round differently at other sizes."""
+    row: int = 0
+    """Its place in that batch."""
+    folded: bool = False
+    """Whether the blend was written into the weights."""
+    version: str = ""
+
+    def text(self) -> str:
+        """The recipe as JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    def infotext(self) -> str:
+        """The recipe in the words other programs read from a PNG's "parameters"."""
+        tags = "".join(f" <lora:{s.name}:{s.weight:g}>" for s in self.styles if s.weight)
+        lines = [self.prompt + tags]
+        if self.negative:
+            lines.append(f"Negative prompt: {self.negative}")
+        lines.append(
+            f"Steps: {self.steps}, Sampler: {self.sampler or 'base'}, CFG scale: {self.guidance:g}, Seed: {self.seed}, "
+            f"Size: {self.width}x{self.height}, Model: {self.base}, Version: difflora {self.version}"
+        )
+        return "\n".join(lines)
+
+    def copies(self) -> list[Recipe]:
+        """The recipe once for each row of its batch: drawn so, its own row comes out bit for bit."""
+        return [replace(self, row=i) for i in range(self.batch)]
+
+
+def parse_recipe(text: str) -> Recipe:
+    """JSON -> Recipe; raises ValueError or TypeError when it is none."""
+    values = json.loads(text)
+    known = {f.name for f in fields(Recipe)}
+    values = {k: v for k, v in values.items() if k in known}
+    styles = tuple(Style(**style) for style in values.pop("styles", ()))
+    recipe = Recipe(styles=styles, **values)
+    numbers = (recipe.seed, recipe.steps, recipe.width, recipe.height, recipe.batch, recipe.row)
+    if not all(isinstance(n, int) and 0 <= n < 2**31 for n in numbers) or recipe.row >= recipe.batch:
+        raise ValueError("numbers out of range")
+    return recipe
+
+
+def save_picture(picture: Image.Image, recipe: Recipe, path: Path) -> None:
+    """Write a PNG that carries its recipe; raises OutputError."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("parameters", recipe.infotext())
+    info.add_itxt(KEY, recipe.text())
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG", pnginfo=info)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe inside a picture; raises RequestError when the file or the recipe is not readable."""
+    try:
+        with Image.open(path) as picture:
+            text = getattr(picture, "text", {}).get(KEY)
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise RequestError(f"{path} is not a readable picture ({error}): expected a PNG drawn by difflora") from error
+    if text is None:
+        raise RequestError(f"{path} holds no recipe: expected a PNG drawn by difflora, not one that was re-saved")
+    try:
+        return parse_recipe(text)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RequestError(f"{path}: its recipe is damaged ({error}); draw from a prompt instead") from error

@@ -1,0 +1,70 @@
+"""What is happening, as plain values. Knows nothing of who listens.
+
+Long work takes `report: Callable[[Event], None]`; the CLI shows events as a bar, the web page as updates, and a run
+folder keeps them in events.jsonl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Event:
+    """The root of all events."""
+
+    def row(self) -> dict:
+        """The event as JSON-ready values, with its kind."""
+        values = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items()}
+        return {"event": type(self).__name__.lower()} | values
+
+
+@dataclass(frozen=True)
+class Note(Event):
+    """Something a person should read."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """`done` of `total` parts of the work called `what` are finished."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Step(Event):
+    """One optimizer step was made; `speed` is in pictures a second, `eta` in seconds."""
+
+    step: int
+    steps: int
+    loss: float
+    speed: float
+    eta: float
+
+
+@dataclass(frozen=True)
+class Preview(Event):
+    """Fixed-seed pictures were drawn after `step` steps (0: before the first) and added to the sheet at `path`."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Saved(Event):
+    """A file is complete on disk."""
+
+    path: Path
+
+
+Report = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The listener that is not there."""

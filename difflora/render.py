@@ -1,0 +1,154 @@
+"""Events and results as text for a person, or as JSON lines for a script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column, Table
+
+from . import events
+
+if TYPE_CHECKING:
+    from .drawing.recipe import Recipe
+    from .training.plan import Plan
+    from .training.score import Scores
+    from .training.train import Result, Training
+
+
+def screen(as_json: bool) -> Person | Script:
+    """Who is listening."""
+    return Script() if as_json else Person()
+
+
+class Script:
+    """One JSON object a line on stdout."""
+
+    def __enter__(self) -> Script:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def line(self, row: Mapping) -> None:
+        """Print one object."""
+        print(json.dumps(row, ensure_ascii=False, default=str), flush=True)
+
+    def report(self, event: events.Event) -> None:
+        """Print an event."""
+        self.line(event.row())
+
+    def plan(self, plan: Plan, training: Training) -> None:
+        """Print the plan."""
+        self.line({"event": "plan"} | plan.row())
+
+    def trained(self, result: Result) -> None:
+        """Print where the training ended."""
+        self.line({"event": "result", "file": result.file, "step": result.step, "previews": result.sheet})
+
+    def drawn(self, files: Sequence[tuple[Path, Recipe]]) -> None:
+        """Print each picture with its recipe."""
+        for path, recipe in files:
+            self.line({"event": "picture", "file": path, "recipe": json.loads(recipe.text())})
+
+    def scored(self, scores: Scores) -> None:
+        """Print the scores."""
+        self.line({"event": "scores"} | scores.row())
+
+    def table(self, values: Mapping) -> None:
+        """Print what a file holds."""
+        self.line(values)
+
+
+class Person:
+    """A live bar while work goes on, and short tables."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.bar = Progress(
+            TextColumn("{task.description:<17}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
+            console=self.console,
+        )
+        self.tasks: dict[str, int] = {}
+
+    def __enter__(self) -> Person:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def move(self, what: str, done: int, total: int, figures: str = "") -> None:
+        """Show how far one kind of work is."""
+        if what not in self.tasks:
+            self.tasks[what] = self.bar.add_task(what, total=total, figures="")
+        self.bar.update(self.tasks[what], completed=done, total=total, figures=figures)
+
+    def report(self, event: events.Event) -> None:
+        """Show an event."""
+        match event:
+            case events.Step(step, steps, loss, speed, eta):
+                left = f"{int(eta) // 60}:{int(eta) % 60:02} left"
+                self.move("training", step, steps, f"loss {loss:.3f} {speed:.1f} pictures/s {left}")
+            case events.Progress(what, done, total):
+                self.move(what, done, total)
+            case events.Preview(step, path):
+                self.bar.console.print(f"previews after step {step}: {path}")
+            case events.Saved(path):
+                self.bar.console.print(f"saved {path}")
+            case events.Note(text):
+                self.bar.console.print(text)
+
+    def plan(self, plan: Plan, training: Training) -> None:
+        """Show what will be done and why."""
+        rows = {
+            "style": training.name,
+            "base": f"{plan.base} on {plan.device}",
+            "pictures": f"{plan.pictures} at {plan.resolution} px, captions: {plan.captions}",
+            "trigger": plan.trigger or "none",
+            "adapter": f"rank {plan.rank}, alpha {plan.alpha:g}, in {plan.layers} layers",
+            "training": f"{plan.steps} steps of {plan.batch} pictures at learning rate {plan.learning_rate:g}",
+            "why": "; ".join(plan.reasons),
+        }
+        self.table({name: text for name, text in rows.items() if text})
+
+    def trained(self, result: Result) -> None:
+        """Say what to do next."""
+        if result.file is not None:
+            self.console.print(
+                f'try it: difflora generate "{{a prompt}}" --lora {result.file.stem}   (previews: {result.sheet})'
+            )
+
+    def drawn(self, files: Sequence[tuple[Path, Recipe]]) -> None:
+        """List the pictures."""
+        for path, _ in files:
+            self.console.print(str(path))
+
+    def scored(self, scores: Scores) -> None:
+        """Show the scores with what they mean."""
+        self.table(scores.words())
+
+    def table(self, values: Mapping) -> None:
+        """Two columns."""
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, value in values.items():
+            # Text from files is shown as it is, never as markup.
+            table.add_row(f"[bold]{name}[/bold]", Table.grid() if value is None else _plain(value))
+        self.console.print(table)
+
+
+def _plain(value: object) -> object:
+    from rich.text import Text
+
+    if isinstance(value, Mapping):
+        return Text("\n".join(f"{k}: {v}" for k, v in value.items()))
+    if isinstance(value, list | tuple):
+        return Text("\n".join(str(v) for v in value) or "none")
+    return Text(str(value))

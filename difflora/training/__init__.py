@@ -1,0 +1,1 @@
+"""From a folder to an adapter. This wing knows no front end."""

@@ -1,0 +1,49 @@
+"""Weights -> an ordinary diffusers folder that StableDiffusionPipeline.from_pretrained opens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from . import autoencoder, denoiser
+
+
+@torch.no_grad()
+def normalise(model: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> AutoencoderKL:
+    """Fold the latents' mean and spread into the 1x1 convolutions, so that latents are unit scale by themselves."""
+    channels = len(mean)
+    model.quant_conv.weight[:channels] /= std.view(-1, 1, 1, 1)
+    model.quant_conv.bias[:channels] = (model.quant_conv.bias[:channels] - mean) / std
+    # The second half is the log variance of the posterior.
+    model.quant_conv.bias[channels:] -= 2 * std.log()
+    post = model.post_quant_conv
+    post.bias += (post.weight[:, :, 0, 0] @ mean.view(-1, 1)).view(-1)
+    post.weight *= std.view(1, -1, 1, 1)
+    return model
+
+
+def export(rows: list[dict], work: Path, out: Path) -> int:
+    """Write the folder in half precision and return how many pictures the denoiser has seen."""
+    pool = torch.load(work / "pool.pt", weights_only=True)
+    vae = normalise(autoencoder.load(work), pool["mean"], pool["std"])
+    model, words, seen = denoiser.load(rows, work)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=model.text_encoder,
+        tokenizer=words,
+        unet=model.unet,
+        scheduler=denoiser.scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    # Stored as float16, but opened as float32 like the other parts unless a dtype is asked for.
+    config = out / "text_encoder" / "config.json"
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n"
+    )
+    return seen

@@ -1,0 +1,98 @@
+"""Figures of a finished base: reconstruction, recognisability, seconds per picture, a sheet of fixed prompts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from difflora.drawing.generate import generate
+from difflora.drawing.recipe import Recipe
+from difflora.drawing.sheet import grid
+from difflora.models.family import open_model
+from difflora.training.cache import as_pixels
+from difflora.training.data import read_folder, square
+from difflora.training.score import likelihoods
+
+from . import autoencoder
+
+STEPS, GUIDANCE = 20, 5.0
+SHEET = (
+    "red apple", "cat", "house", "penguin", "rocket", "umbrella", "hamburger", "guitar", "castle", "turtle", "bicycle",
+    "octopus", "strawberry", "elephant", "sailboat", "mushroom", "robot", "ghost", "sunflower", "fire engine", "owl",
+    "pizza", "snowman", "airplane", "fish", "butterfly", "cactus", "crown", "dog", "lemon", "tree", "volcano",
+    "cat, blue background", "red apple, yellow background", "penguin, noto style", "penguin, fx style",
+    "penguin, twemoji style", "penguin, emojione style", "penguin, fluent flat style", "penguin, noto classic style",
+    "a cat next to a dog", "a red apple next to a rocket", "a turtle next to a house", "an octopus", "a blue fish",
+    "a green apple", "skull", "red heart",
+)  # fmt: skip
+
+
+def on_folder(vae, folder: Path, px: int) -> float:
+    """Reconstruction PSNR in dB over the pictures of a folder."""
+    return autoencoder.psnr(vae, as_pixels([square(picture, px) for picture, _ in read_folder(folder)]))
+
+
+def recipes(prompts: list[str], side: int) -> list[Recipe]:
+    """Fixed seeds, one picture a prompt."""
+    return [
+        Recipe(prompt=prompt, seed=i, steps=STEPS, guidance=GUIDANCE, width=side, height=side)
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def draw(model, prompts: list[str]) -> tuple[list[Image.Image], float]:
+    """The pictures and the seconds each took."""
+    start = time.monotonic()
+    pictures = [picture for _, picture in generate(model, recipes(prompts, model.side), {}, batch=16)]
+    return pictures, (time.monotonic() - start) / len(pictures)
+
+
+def recognised(model, names: list[str], pictures: list[Image.Image], latents: torch.Tensor, owners: list[str]) -> dict:
+    """Shares of pictures: own caption among the five likeliest of 100, nearest training picture of that name."""
+    pixels = as_pixels(pictures)
+    rng = np.random.default_rng(0)
+    by_caption, both, nearest = 0, 0, 0
+    found = model.encode_images(pixels)
+    for i, name in enumerate(names):
+        others = [n for n in names if n != name]
+        captions = [name, *rng.choice(others, 99, replace=False).tolist()]
+        losses = likelihoods(model, pixels[i : i + 1], captions)[0]
+        told = bool((losses < losses[0]).sum() < 5)
+        distance = (latents - found[i : i + 1].cpu()).flatten(1).norm(dim=1)
+        near = owners[int(distance.argmin())] == name
+        by_caption, nearest, both = by_caption + told, nearest + near, both + (told and near)
+        print(f"{i + 1} of {len(names)}: {name} {'told' if told else '-'} {'near' if near else '-'}", flush=True)
+    count = len(names)
+    return {"recognised": both / count, "by caption": by_caption / count, "by nearest": nearest / count}
+
+
+def measure(pictures: np.ndarray, rows: list[dict], work: Path, px: int, concepts: int = 200) -> dict:
+    """All figures; the sheet goes to work/sheet.png."""
+    model = open_model("tiny", "cpu")
+    figures: dict = {}
+    probe = autoencoder.on_white(pictures[:: max(1, len(pictures) // 256)], px)
+    figures["psnr training sets"] = autoencoder.psnr(model.vae, probe)
+    for folder in sorted(Path("sample_data").iterdir()):
+        if folder.is_dir() and folder.name != "heldout":
+            figures[f"psnr {folder.name}"] = on_folder(model.vae, folder, px)
+    sheet, seconds = draw(model, list(SHEET))
+    figures["seconds per picture"] = seconds
+    labelled = grid([sheet[i : i + 8] for i in range(0, len(sheet), 8)], cell=96)
+    labelled.save(work / "sheet.png")
+    drawn = [i for i, row in enumerate(rows) if row["drawn"]]
+    counts: dict[str, int] = {}
+    for i in drawn:
+        counts[rows[i]["name"]] = counts.get(rows[i]["name"], 0) + 1
+    names = sorted(counts, key=lambda n: (-counts[n], n))[:concepts]
+    latents = torch.cat(
+        [
+            model.encode_images(autoencoder.on_white(pictures[part], px))
+            for part in np.array_split(drawn, len(drawn) // 64)
+        ]
+    )
+    figures |= recognised(model, names, draw(model, names)[0], latents, [rows[i]["name"] for i in drawn])
+    return figures
