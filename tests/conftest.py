@@ -6,17 +6,21 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from pathlib import Path
+
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
 from difflora.adapters.adapter import Adapter, Factors, Info
 from difflora.models.family import EMBEDDED
 from difflora.models.sd import StableDiffusion
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 WIDTH = 32
-# Same results wherever the tests run; bit-for-bit claims hold for a fixed number of threads.
-torch.set_num_threads(2)
+# Toy models are too small to share out; bit-for-bit claims hold for a fixed number of threads.
+torch.set_num_threads(1)
 
 
 def random_model(prediction: str = "v_prediction", seed: int = 0) -> StableDiffusion:
@@ -78,7 +82,7 @@ def model() -> StableDiffusion:
 
 
 def random_adapter(
-    model: StableDiffusion, rank: int, alpha: float, seed: int, *, size: float = 0.3, paths: list[str] | None = None
+    model: StableDiffusion, rank: int, alpha: float, seed: int, *, size: float = 0.15, paths: list[str] | None = None
 ) -> Adapter:
     """Random factors on attention, feed-forward, text projections and one convolution of each size."""
     rng = torch.Generator().manual_seed(seed)
@@ -103,3 +107,33 @@ def adapters(model: StableDiffusion) -> list[Adapter]:
         random_adapter(model, 2, 5.0, 2),
         random_adapter(model, 3, 1.0, 3, paths=few),
     ]
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random model as an ordinary diffusers folder, for --base."""
+    toy, folder = random_model(), tmp_path_factory.mktemp("base") / "toy"
+    StableDiffusionPipeline(
+        vae=toy.vae,
+        text_encoder=toy.parts["text_encoder"],
+        tokenizer=toy.tokenizer,
+        unet=toy.parts["unet"],
+        scheduler=toy.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine small captioned pictures."""
+    folder = tmp_path_factory.mktemp("pictures") / "blobs"
+    folder.mkdir()
+    rng = torch.Generator().manual_seed(0)
+    for i, name in enumerate(["cat", "dog", "fish", "house", "apple", "tree", "car", "star", "moon"]):
+        small = (torch.rand(4, 4, 3, generator=rng) * 255).byte().numpy()
+        Image.fromarray(small).resize((48, 40 + i)).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"a {name}")
+    return folder

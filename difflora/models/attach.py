@@ -190,3 +190,5 @@ def learning(parts: Parts, paths: Sequence[str], rank: int, alpha: float, seed: 
             parent, _, leaf = rest.rpartition(".")
             setattr(parts[name].get_submodule(parent), leaf, layer.base_layer)
             layer.base_layer.requires_grad_(False)
+        for name in {path.partition(".")[0] for path in layers}:
+            del parts[name].peft_config

@@ -1,0 +1,192 @@
+"""Training: the same settings give the same numbers, however often they are interrupted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from difflora.adapters.adapter import Adapter
+from difflora.adapters.files import load_adapter, read_header
+from difflora.config import TrainConfig
+from difflora.errors import OutputError, RequestError
+from difflora.events import Event, Note, Preview, Saved, Step
+from difflora.models.attach import attached
+from difflora.models.sd import StableDiffusion
+from difflora.training.cache import encode
+from difflora.training.train import order, prepare, train, warm_cosine
+
+
+@pytest.fixture
+def config(tmp_path: Path, pictures_folder: Path) -> TrainConfig:
+    """Six steps, alpha unlike the rank, previews in between."""
+    return TrainConfig(
+        images=pictures_folder,
+        name="blobs",
+        rank=3,
+        alpha=2.0,
+        steps=6,
+        batch=4,
+        learning_rate=0.02,
+        resolution=32,
+        preview_every=2,
+        trigger="blobby",
+        out=tmp_path / "loras",
+        runs=tmp_path / "runs",
+    )
+
+
+def run(config: TrainConfig, model: StableDiffusion, stops: Callable[[], bool] = lambda: False) -> list[Event]:
+    """One call of the command; what it reported."""
+    seen: list[Event] = []
+    train(prepare(config, model=model), seen.append, stops)
+    return seen
+
+
+def learnt(config: TrainConfig, model: StableDiffusion) -> Adapter:
+    """The finished file."""
+    return load_adapter(config.out / "blobs.safetensors", model.shapes(), model.family)
+
+
+def after(steps: int) -> Callable[[], bool]:
+    """Ctrl+C during the given step."""
+    calls = iter(range(1, 10**6))
+    return lambda: next(calls) >= steps
+
+
+def same_bits(a: Adapter, b: Adapter) -> bool:
+    """Whether all factors are equal to the last bit."""
+    pairs = [(a.layers[path], b.layers[path]) for path in a.layers]
+    return a.layers.keys() == b.layers.keys() and all(
+        torch.equal(x.down, y.down) and torch.equal(x.up, y.up) and x.alpha == y.alpha for x, y in pairs
+    )
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(config, model, tmp_path):
+    run(config, model)
+    whole = learnt(config, model)
+    other = replace(config, out=tmp_path / "loras2", runs=tmp_path / "runs2")
+    first = run(other, model, after(2))
+    assert not any(isinstance(event, Saved) for event in first)
+    run(other, model, after(3))
+    run(other, model)
+    assert same_bits(learnt(other, model), whole)
+
+
+def test_same_seed_same_adapter_and_another_seed_another(config, model, tmp_path):
+    run(config, model)
+    again = replace(config, out=tmp_path / "a", runs=tmp_path / "ra")
+    run(again, model)
+    assert same_bits(learnt(config, model), learnt(again, model))
+    other = replace(config, out=tmp_path / "b", runs=tmp_path / "rb", seed=1)
+    run(other, model)
+    assert not same_bits(learnt(config, model), learnt(other, model))
+
+
+def test_the_style_makes_its_own_pictures_likelier_than_the_base_finds_them(config, model):
+    training = prepare(replace(config, steps=30, preview_every=0, trigger=None), model=model)
+    train(training)
+    data = encode(model, training.data, 32, train_text=True)
+
+    def loss() -> float:
+        rngs = [torch.Generator().manual_seed(seed) for seed in range(8)]
+        with torch.inference_mode():
+            return sum(float(model.loss(data.latents, data.cond, rng).mean()) for rng in rngs)
+
+    before = loss()
+    with attached(model.parts, [learnt(config, model)]):
+        assert loss() < 0.95 * before
+    assert all(factors.delta().abs().max() > 0 for factors in learnt(config, model).layers.values())
+
+
+def test_previews_start_before_the_first_step_and_grow_into_one_sheet(config, model):
+    events = run(config, model)
+    steps = [event.step for event in events if isinstance(event, Preview)]
+    assert steps == [0, 2, 4, 6]
+    with Image.open(config.runs / "blobs" / "previews.png") as sheet:
+        assert sheet.height > 4 * 160
+    first = (config.runs / "blobs" / "previews" / "000000-0.png").read_bytes()
+    assert first != (config.runs / "blobs" / "previews" / "000006-0.png").read_bytes()
+
+
+def test_the_file_says_what_it_was_made_from(config, model):
+    run(config, model)
+    metadata = read_header(config.out / "blobs.safetensors").metadata
+    assert metadata["ss_network_dim"] == "3"
+    assert float(metadata["ss_network_alpha"]) == 2.0
+    assert metadata["modelspec.trigger_phrase"] == "blobby"
+    assert metadata["modelspec.thumbnail"].startswith("data:image/webp;base64,")
+    assert json.loads(metadata["difflora.config"])["learning_rate"] == 0.02
+    assert all(factors.alpha == 2.0 and factors.rank == 3 for factors in learnt(config, model).layers.values())
+
+
+def test_the_run_folder_holds_config_plan_and_every_event(config, model):
+    run(config, model)
+    folder = config.runs / "blobs"
+    rows = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((folder / "plan.json").read_text())["steps"] == 6
+    assert "rank = 3" in (folder / "config.toml").read_text()
+
+
+def test_an_unfinished_run_is_not_overwritten_by_other_settings(config, model):
+    run(config, model, after(2))
+    with pytest.raises(RequestError, match="rank 3 there, 5 asked"):
+        prepare(replace(config, rank=5), model=model)
+
+
+def test_a_finished_run_is_put_aside_not_lost(config, model):
+    run(config, model)
+    old = (config.runs / "blobs" / "blobs.safetensors").read_bytes()
+    run(replace(config, rank=5), model)
+    assert (config.runs / "blobs-1" / "blobs.safetensors").read_bytes() == old
+    assert learnt(config, model).layers["unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"].rank == 5
+
+
+def test_repeating_a_finished_command_trains_nothing_and_keeps_the_file(config, model):
+    run(config, model)
+    before = learnt(config, model)
+    events = run(config, model)
+    assert not any(isinstance(event, Step) for event in events)
+    assert same_bits(learnt(config, model), before)
+
+
+def test_a_frozen_text_encoder_is_encoded_once_and_learns_nothing(config, model):
+    run(replace(config, text_encoder=False), model)
+    assert {path.split(".")[0] for path in learnt(config, model).layers} == {"unet"}
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_step(config, model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        prepare(replace(config, out=tmp_path / "file" / "loras"), model=model)
+    with pytest.raises(OutputError):
+        prepare(replace(config, runs=tmp_path / "file" / "runs"), model=model)
+
+
+def test_a_size_the_base_cannot_take_is_refused(config, model):
+    with pytest.raises(RequestError, match="multiples of 8"):
+        prepare(replace(config, resolution=36), model=model)
+
+
+def test_the_plan_is_measured_before_it_starts(config, model):
+    notes = [event.text for event in run(config, model) if isinstance(event, Note)]
+    assert any("minutes" in text and "GB" in text for text in notes)
+
+
+def test_every_epoch_shows_every_picture_once():
+    rows = order(7, 10, 0, 30)
+    assert all(sorted(rows[i : i + 10]) == list(range(10)) for i in (0, 10, 20))
+    assert rows[:10] != rows[10:20]
+    assert order(7, 10, 13, 4) == rows[13:17]
+
+
+def test_the_learning_rate_rises_then_falls():
+    rates = [warm_cosine(step, 100) for step in range(100)]
+    assert rates[0] < rates[4] == max(rates) == 1.0
+    assert rates[-1] < 0.06
