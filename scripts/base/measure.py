@@ -26,8 +26,7 @@ SHEET = (
     "pizza", "snowman", "airplane", "fish", "butterfly", "cactus", "crown", "dog", "lemon", "tree", "volcano",
     "cat, blue background", "red apple, yellow background", "penguin, noto style", "penguin, fx style",
     "penguin, twemoji style", "penguin, emojione style", "penguin, fluent flat style", "penguin, noto classic style",
-    "a cat next to a dog", "a red apple next to a rocket", "a turtle next to a house", "an octopus", "a blue fish",
-    "a green apple", "skull", "red heart",
+    "an octopus", "a blue fish", "a green apple", "skull", "red heart", "banana", "trumpet", "whale",
 )  # fmt: skip
 
 
