@@ -1,5 +1,6 @@
 """Draw the demo's sheet: a row a concept that no style was trained on, a column a blend, all blends in one batch."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from difflora.drawing.generate import generate
@@ -32,7 +33,7 @@ def main() -> None:
             guidance=5.0,
             width=model.side,
             height=model.side,
-            styles=tuple(type(s)(s.name, weight, s.path, s.sha256) for s, weight in zip(styles, weights, strict=True)),
+            styles=tuple(replace(s, weight=weight) for s, weight in zip(styles, weights, strict=True)),
         )
         for concept in CONCEPTS
         for weights in BLENDS.values()
@@ -44,9 +45,7 @@ def main() -> None:
     grid(rows, list(BLENDS), list(CONCEPTS)).save(sheet)
     print(f"\n{len(recipes)} pictures of concepts that no style has seen: {sheet}")
     for name in ("fluent3d", "ink", "cartoon"):
-        print(
-            f"style file: {folder / 'loras' / name}.safetensors   its previews: {folder / 'runs' / name / 'previews.png'}"
-        )
+        print(f"style file: {folder}/loras/{name}.safetensors   its previews: {folder}/runs/{name}/previews.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The embedded base is an ordinary Stable Diffusion folder: plain diffusers opens it, draws the same, loads our styles."""
+"""The embedded base is a Stable Diffusion folder: plain diffusers opens it, draws the same, loads our styles."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_adapter
 from PIL import Image
 
 from difflora import cli
+from difflora.adapters.adapter import Adapter, Factors
 from difflora.adapters.files import load_adapter, save_adapter
 from difflora.config import TrainConfig
 
@@ -151,12 +151,11 @@ def spoil(place: Path) -> None:
     (place / "short.safetensors").write_bytes((9999).to_bytes(8, "little") + b"{}")
 
 
-def test_an_adapter_of_another_family_is_refused_by_its_shapes(place, toy_folder, model, capsys):
+def test_an_adapter_of_another_family_is_refused_by_its_shapes(place, toy_folder, capsys):
     path = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    adapter = random_adapter(model, 2, 1.0, 0, paths=[path])
-    wide = {path: type(f)(torch.ones(2, 320), torch.ones(320, 2), 1.0) for f in adapter.layers.values()}
+    wide = Adapter({path: Factors(torch.ones(2, 320), torch.ones(320, 2), 1.0)})
     (place / "loras").mkdir()
-    save_adapter(place / "loras" / "wide.safetensors", type(adapter)(wide), {})
+    save_adapter(place / "loras" / "wide.safetensors", wide, {})
     assert "another family" in refused(["generate", "cat", "--base", str(toy_folder), "--lora", "wide"], capsys)
 
 
