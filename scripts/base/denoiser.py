@@ -21,10 +21,11 @@ from .progress import Ema, Record, autocast, load_state, save_state
 TOKENS = 32
 WIDTH = 192
 VOCABULARY = Path(__file__).with_name("vocabulary.json")
+EMA_DECAY, EMA_EVERY = 0.996, 4
 # What is learnt first; a wider list wants more samples.
 CONCEPTS = set(Path(__file__).with_name("concepts.txt").read_text(encoding="utf-8").splitlines())
 # Share of training pictures on white; the rest stand on a colour that the caption names.
-WHITE = 0.85
+WHITE = 0.92
 
 
 class Drawer(nn.Module):
@@ -194,6 +195,16 @@ def caption(text: str, label: str, chance: float) -> str:
     return f"{text if chance < 0.75 else article(text)}, {label} style"
 
 
+def draw_times(count: int, rng: torch.Generator) -> Tensor:
+    """(count,) times in 0..1, four of five around 0.6, where shapes are decided (Esser et al. 2024, section 3.1).
+
+    One in each of `count` equal slices: the same mean with less noise in the loss.
+    """
+    even = (torch.arange(count) + torch.rand(count, generator=rng)) / count
+    shaped = torch.sigmoid(0.5 + 1.2 * torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)))
+    return torch.where(torch.rand(count, generator=rng) < 0.2, even, shaped)
+
+
 def train(
     pictures: np.ndarray, rows: list[dict], work: Path, px: int, samples: int, batch: int = 16, rate: float = 4e-4
 ) -> None:
@@ -203,8 +214,9 @@ def train(
     words = tokenizer(rows)
     torch.manual_seed(0)
     model = Drawer(len(words), words.eos_token_id).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    ema = Ema(model, 0.999)
+    # One pass over the weights instead of ten: a quarter of a step on a CPU.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    ema = Ema(model, EMA_DECAY)
     seen = load_state(work / "denoiser.pt", model, optimizer, ema)
     record = Record(work / "denoiser.jsonl", samples)
     alphas = scheduler().alphas_cumprod.to(device)
@@ -218,8 +230,7 @@ def train(
         chances = torch.rand(batch, generator=rng).tolist()
         texts = [caption(pool.texts[i], pool.sets[i], c) for i, c in zip(chosen.tolist(), chances, strict=True)]
         tokens = words(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
-        # One time in each of `batch` equal slices: the same mean with less noise in the loss.
-        times = ((torch.arange(batch) + torch.rand(batch, generator=rng)) / batch * len(alphas)).long().to(device)
+        times = (draw_times(batch, rng) * len(alphas)).long().clamp_max(len(alphas) - 1).to(device)
         clean, noise = latents[chosen.to(device)], torch.randn(batch, *latents.shape[1:], generator=rng).to(device)
         signal, spread = (x.view(-1, 1, 1, 1) for x in (alphas[times].sqrt(), (1 - alphas[times]).sqrt()))
         for group in optimizer.param_groups:
@@ -231,8 +242,9 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ema.update(model)
         seen += batch
+        if seen // batch % EMA_EVERY == 0:
+            ema.update(model)
         record.add(seen, loss.item())
         if time.monotonic() - saved > 300 or seen >= samples:
             save_state(work / "denoiser.pt", model, optimizer, ema, seen)
@@ -243,7 +255,7 @@ def load(rows: list[dict], work: Path) -> tuple[Drawer, CLIPTokenizer, int]:
     """The averaged weights of the last save, the tokenizer, and the pictures seen."""
     words = tokenizer(rows)
     model = Drawer(len(words), words.eos_token_id)
-    ema = Ema(model, 0.999)
+    ema = Ema(model, EMA_DECAY)
     seen = load_state(work / "denoiser.pt", model, None, ema)
     ema.copy_to(model)
     return model.eval().requires_grad_(False), words, seen
