@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -203,6 +204,27 @@ def test_ctrl_c_pauses_and_a_kill_loses_little_and_the_same_command_ends_with_th
         assert code_of(whole) == 0
     a, b = (load_adapter(place / p / "blobs.safetensors", model.shapes()) for p in ("loras", "other"))
     assert all(torch.equal(a.layers[k].delta(), b.layers[k].delta()) for k in b.layers)
+
+
+def test_a_disk_that_fills_up_stops_with_one_line_and_the_state_before_it_stays(place, pictures_folder, toy_folder):
+    options = ("--resolution", "32", "--preview-every", "0", "--json")
+    command = train_command(pictures_folder, toy_folder, "--steps", "2", *options)
+    limit = (60_000, 60_000)
+    full = subprocess.run(
+        [sys.executable, "-m", "difflora.cli", *command],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    assert full.returncode == 2
+    assert len(full.stderr.strip().splitlines()) == 1
+    assert "cannot be written" in full.stderr
+    assert not list(place.rglob("*.safetensors")) and not list(place.rglob("*.tmp"))
+    with start(command, place) as after:
+        assert code_of(after) == 0
+    assert (place / "loras/blobs.safetensors").exists()
 
 
 def test_every_config_field_has_a_flag_with_help(capsys):

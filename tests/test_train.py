@@ -19,7 +19,7 @@ from difflora.events import Event, Note, Preview, Saved, Step
 from difflora.models.attach import attached
 from difflora.models.sd import StableDiffusion
 from difflora.training.cache import encode
-from difflora.training.train import order, prepare, train, warm_cosine
+from difflora.training.train import Loop, order, prepare, train, warm_cosine
 
 
 @pytest.fixture
@@ -172,6 +172,16 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_step(config, model
 def test_a_size_the_base_cannot_take_is_refused(config, model):
     with pytest.raises(RequestError, match="multiples of 8"):
         prepare(replace(config, resolution=36), model=model)
+
+
+def test_a_loss_that_is_no_number_stops_with_one_line_and_writes_no_file(config, model, monkeypatch):
+    monkeypatch.setattr(
+        Loop, "loss", lambda self, step: torch.tensor(float("nan" if step == 3 else 1), requires_grad=True)
+    )
+    training = prepare(config, model=model)
+    with pytest.raises(RequestError, match="nan at step 4"):
+        train(training)
+    assert not training.file.exists()
 
 
 def test_the_plan_is_measured_before_it_starts(config, model):

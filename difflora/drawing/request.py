@@ -12,7 +12,7 @@ from ..adapters.blend import blend
 from ..adapters.files import find_adapter, load_adapter, save_adapter, sha256, writable_folder
 from ..config import DrawConfig, parse_lora, parse_size
 from ..errors import RequestError
-from ..events import Report, Saved, ignore
+from ..events import Note, Report, Saved, ignore
 from ..models.family import BaseModel, open_model
 from ..version import __version__
 from .generate import generate, mark_folded
@@ -31,6 +31,9 @@ def draw_files(config: DrawConfig, report: Report = ignore, model: BaseModel | N
     size = parse_size(config.size) if config.size else None
     model = model or open_model(config.base)
     adapters = load_styles(styles, model)
+    for trigger in {a.info.trigger for a in adapters.values()} - {""}:
+        if not all(trigger.lower() in prompt.lower() for prompt in prompts):
+            report(Note(f"a style was learnt with the trigger {trigger!r}: it is strongest with that in the prompt"))
     width, height = size or (model.side, model.side)
     recipes = [
         Recipe(

@@ -18,6 +18,7 @@ from ..adapters.adapter import Adapter, Info
 from ..adapters.files import save_adapter, style_metadata, writable_folder
 from ..config import TrainConfig, as_row, check_name
 from ..drawing.generate import to_pictures
+from ..errors import RequestError
 from ..events import Note, Preview, Report, Saved, Step, ignore
 from ..models.attach import Learning, learning
 from ..models.family import BaseModel, open_model
@@ -148,6 +149,11 @@ class Loop:
     def step(self, step: int) -> float:
         """One optimizer step; everything random in it comes from the seed and the step's number."""
         loss = self.loss(step)
+        if not torch.isfinite(loss):
+            raise RequestError(
+                f"the loss is {loss.item()} at step {step + 1}: learning rate {self.plan.learning_rate:g} is too high; "
+                f"lower --learning-rate and give another --name, or remove {self.training.run.folder}"
+            )
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.parameters, 1.0)
         for group in self.optimizer.param_groups:
