@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args, get_type_hints
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
@@ -19,19 +19,39 @@ from .errors import DiffloraError, RequestError
 Json = Annotated[bool, arg(help="Print JSON lines for a script instead of text for a person.")]
 
 
+def plain_flags(config: type) -> type:
+    """The same dataclass, its help saying `--rank INT` and not `{None}|INT` where None means that difflora decides."""
+    open_fields = []
+    for name, hint in get_type_hints(config, include_extras=True).items():
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+        if type(None) in get_args(hint):
+            shown = arg(metavar=kinds[0].__name__.upper(), help_behavior_hint="")
+            open_fields.append((name, Annotated[hint, shown], field(default=None)))
+    plain = make_dataclass(config.__name__, open_fields, bases=(config,), frozen=True, kw_only=True)
+    plain.__doc__ = config.__doc__
+    return plain
+
+
+@plain_flags
 @dataclass(frozen=True, kw_only=True)
 class Train(TrainConfig):
     """Learn a style from a folder of captioned pictures; Ctrl+C pauses, the same command goes on."""
 
     json: Json = False
-    config: Annotated[Path | None, arg(help="TOML file with the same keys; flags given beside it win.")] = None
+    config: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="TOML file with the same keys; flags beside it win.", help_behavior_hint=""),
+    ] = None
 
 
+@plain_flags
 @dataclass(frozen=True, kw_only=True)
 class Generate(DrawConfig):
     """Draw pictures with any blend of styles."""
 
-    prompts: Annotated[Positional[tuple[str, ...]], arg(help="What to draw; several prompts share a batch.")] = ()
+    prompts: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="PROMPT …", help="What to draw; several prompts share a batch.")
+    ] = ()
     lora: Annotated[
         UseAppendAction[tuple[str, ...]],
         arg(metavar="NAME[:WEIGHT]", help="A style and its weight (-10 to 10, 1 unless given); repeat to blend."),
@@ -63,7 +83,7 @@ class Score:
 
     lora: Annotated[Positional[str], arg(metavar="NAME[:WEIGHT]", help="The style to measure.")]
     images: Annotated[Path, arg(help="Folder with the artist's held-out pictures and their captions.")]
-    base: Annotated[str, arg(help="Model to draw with: tiny (embedded), or a diffusers folder.")] = "tiny"
+    base: Annotated[str, arg(help="Model to draw with: tiny (embedded), a diffusers folder, or a hub id.")] = "tiny"
     loras: Annotated[Path, arg(help="Folder where styles are looked up by name.")] = Path("loras")
     seed: Annotated[int, arg(help="Seed of the first picture.")] = 0
     json: Json = False

@@ -36,7 +36,7 @@ class TrainConfig:
     name: str | None = None
     """Name of the style and of its file; the folder's name unless given."""
     base: str = "tiny"
-    """Model to learn on: tiny (embedded), or a diffusers folder."""
+    """Model to learn on: tiny (embedded), a diffusers folder, or a hub id."""
     trigger: str | None = None
     """Word put before every caption, to call the style up by; none unless given."""
     rank: int = 16
@@ -96,7 +96,7 @@ class DrawConfig:
     negative: str = ""
     """What the picture should keep away from."""
     base: str = "tiny"
-    """Model to draw with: tiny (embedded), or a diffusers folder."""
+    """Model to draw with: tiny (embedded), a diffusers folder, or a hub id."""
     seed: int = 0
     """Seed of the first picture; the next ones count up."""
     count: int = 1
