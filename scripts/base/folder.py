@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from . import autoencoder, denoiser
+from .progress import Ema, save_state
 
 
 @torch.no_grad()
@@ -23,6 +24,17 @@ def normalise(model: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> Au
     post.bias += (post.weight[:, :, 0, 0] @ mean.view(-1, 1)).view(-1)
     post.weight *= std.view(1, -1, 1, 1)
     return model
+
+
+def seed(rows: list[dict], work: Path, folder: Path) -> None:
+    """Make the saves that training goes on from out of a finished folder: its weights, fresh moments, nothing seen."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    words = denoiser.tokenizer(rows)
+    drawer = denoiser.Drawer(len(words), words.eos_token_id)
+    drawer.text_encoder.load_state_dict(pipeline.text_encoder.state_dict())
+    drawer.unet.load_state_dict(pipeline.unet.state_dict())
+    for name, module in (("autoencoder", pipeline.vae), ("denoiser", drawer)):
+        save_state(work / f"{name}.pt", module, torch.optim.AdamW(module.parameters()), Ema(module, 0.999), 0)
 
 
 def export(rows: list[dict], work: Path, out: Path) -> int:

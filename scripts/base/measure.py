@@ -17,7 +17,7 @@ from difflora.training.cache import as_pixels
 from difflora.training.data import read_folder, square
 from difflora.training.score import likelihoods
 
-from . import autoencoder
+from . import autoencoder, denoiser
 
 STEPS, GUIDANCE = 20, 5.0
 SHEET = (
@@ -57,7 +57,7 @@ def recognised(model, names: list[str], pictures: list[Image.Image], latents: to
     by_caption, both, nearest = 0, 0, 0
     found = model.encode_images(pixels)
     for i, name in enumerate(names):
-        others = [n for n in names if n != name]
+        others = sorted(denoiser.CONCEPTS - {name})
         captions = [name, *rng.choice(others, 99, replace=False).tolist()]
         losses = likelihoods(model, pixels[i : i + 1], captions)[0]
         told = bool((losses < losses[0]).sum() < 5)
@@ -83,10 +83,8 @@ def measure(pictures: np.ndarray, rows: list[dict], work: Path, px: int, concept
     labelled = grid([sheet[i : i + 8] for i in range(0, len(sheet), 8)], cell=96)
     labelled.save(work / "sheet.png")
     drawn = [i for i, row in enumerate(rows) if row["drawn"]]
-    counts: dict[str, int] = {}
-    for i in drawn:
-        counts[rows[i]["name"]] = counts.get(rows[i]["name"], 0) + 1
-    names = sorted(counts, key=lambda n: (-counts[n], n))[:concepts]
+    names = sorted(denoiser.CONCEPTS)
+    names = names[:: max(1, len(names) // concepts)]
     latents = torch.cat(
         [
             model.encode_images(autoencoder.on_white(pictures[part], px))
