@@ -95,7 +95,7 @@ def random_adapter(
         up_shape = (out, rank, *[1] * (len(rest) - 1))
         down = torch.randn(rank, *rest, generator=rng) * size
         layers[path] = Factors(down, torch.randn(up_shape, generator=rng) * size, alpha)
-    return Adapter(layers, Info(f"random-{seed}", "toy", "toy"))
+    return Adapter(layers, Info(f"random-{seed}", model.family, model.name))
 
 
 @pytest.fixture
