@@ -161,6 +161,7 @@ def run(command: Train | Generate | Blend | Score | Inspect) -> None:
     # Library notices are for developers; errors still show.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     {Train: run_train, Generate: run_generate, Blend: run_blend, Score: run_score, Inspect: run_inspect}[type(command)](
         command
     )

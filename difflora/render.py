@@ -127,9 +127,9 @@ class Person:
             )
 
     def drawn(self, files: Sequence[tuple[Path, Recipe]]) -> None:
-        """List the pictures."""
-        for path, _ in files:
-            self.console.print(str(path))
+        """Say what to do next; each picture was named when it was saved."""
+        if files:
+            self.console.print(f"redraw one from the recipe inside it: difflora generate --like {files[-1][0]}")
 
     def scored(self, scores: Scores) -> None:
         """Show the scores with what they mean."""
