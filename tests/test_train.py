@@ -140,6 +140,13 @@ def test_an_unfinished_run_is_not_overwritten_by_other_settings(config, model):
         prepare(replace(config, rank=5), model=model)
 
 
+def test_a_state_of_other_settings_is_never_gone_on_from(config, model):
+    run(config, model, after(2))
+    (config.runs / "blobs" / "key.json").unlink()
+    with pytest.raises(RequestError, match="other settings"):
+        run(replace(config, learning_rate=0.03), model)
+
+
 def test_a_finished_run_is_put_aside_not_lost(config, model):
     run(config, model)
     old = (config.runs / "blobs" / "blobs.safetensors").read_bytes()

@@ -96,15 +96,12 @@ def found_again(style: Style, folder: Path) -> Style:
 
 
 def load_styles(styles: Sequence[Style], model: BaseModel) -> dict[str, Adapter]:
-    """Every style's adapter, by name; RequestError when two files share one."""
-    paths: dict[str, str] = {}
-    for style in styles:
-        if (
-            paths.setdefault(style.name, style.path) != style.path
-            or len({id(s) for s in styles if s.name == style.name}) > 1
-        ):
+    """Every style's adapter, by name; RequestError when a name is given twice."""
+    names = [style.name for style in styles]
+    for name in names:
+        if names.count(name) > 1:
             raise RequestError(
-                f"--lora {style.name} is given twice: expected each style once, with the weight it should have"
+                f"--lora {name} is given twice: expected each style once, with the weight it should have"
             )
     shapes = model.shapes()
     return {style.name: load_adapter(Path(style.path), shapes, model.family) for style in styles}

@@ -25,6 +25,9 @@ class BaseModel(Protocol):
     family: str
     side: int
     parts: Mapping[str, nn.Module]
+    vae: nn.Module
+    device: torch.device
+    alphas: Tensor
     recommended: object
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -44,6 +47,12 @@ class BaseModel(Protocol):
 
     def loss(self, latents: Tensor, cond: Mapping[str, Tensor], rng: torch.Generator) -> Tensor:
         """The training loss of each picture, (B,)."""
+
+    def loss_at(self, latents: Tensor, cond: Mapping[str, Tensor], times: Tensor, noise: Tensor) -> Tensor:
+        """The loss of each picture at given times and noise, (B,)."""
+
+    def draw(self, prompts: Sequence[str], negatives: Sequence[str], **how: object) -> Tensor:
+        """One picture a prompt, (B, 3, H, W) in -1..1."""
 
     def check_size(self, width: int, height: int) -> None:
         """RequestError unless the model can draw this size."""

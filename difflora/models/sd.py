@@ -30,7 +30,7 @@ class Recommended:
     """How often each picture is shown."""
 
 
-# tiny: measured with scripts/bench; others: the middle of what trainers of these models default to.
+# tiny: what scripts/bench/RESULTS.md was reached with; others: the middle of what trainers of these default to.
 RECOMMENDED = {"tiny": Recommended(1e-3, 8, 32)}
 RECOMMENDED_ELSE = Recommended(1e-4, 2, 20)
 

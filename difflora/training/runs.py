@@ -57,6 +57,8 @@ class Run:
             tensors, metadata = load_tensors(self.state)
         except AdapterFileError as error:
             raise RequestError(f"{self.state} is damaged ({error}); remove {self.folder} to start again") from error
+        if metadata.get("key") != self.key:
+            raise RequestError(f"{self.state} belongs to other settings; give another --name, or remove {self.folder}")
         return int(metadata["step"]), tensors
 
     def add_previews(self, step: int, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Path:
