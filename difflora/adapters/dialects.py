@@ -55,6 +55,11 @@ def kohya_name(path: str) -> str:
     raise AdapterFileError(f"{shown(path)} has no kohya name; expected a module of unet or text_encoder")
 
 
+def plain_name(name: str) -> str:
+    """The kohya name as we write it: some files call the one text encoder the first."""
+    return "lora_te_" + name.removeprefix("lora_te1_") if name.startswith("lora_te1_") else name
+
+
 def to_kohya(layers: Mapping[str, Factors]) -> dict[str, Tensor]:
     """Three tensors per module: `<name>.lora_down.weight`, `<name>.lora_up.weight`, `<name>.alpha` (float32, 0-dim).
 
@@ -124,7 +129,7 @@ def _sort_keys(found: Iterable[str], shapes: Shapes) -> tuple[dict[str, dict[str
     foreign, unknown = [], {}
     for key in found:
         name, _, part = key.partition(".")
-        path = table.get("lora_te_" + name.removeprefix("lora_te1_") if name.startswith("lora_te1_") else name)
+        path = table.get(plain_name(name))
         if part not in (DOWN, UP, ALPHA):
             foreign.append(f"{shown(key)} is {_kind(part)}")
         elif path is None:

@@ -7,10 +7,11 @@ import hashlib
 import os
 import secrets
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
-from ..errors import OutputError
-from .header import shown, shown_path, unreadable
+from ..errors import AdapterFileError, OutputError
+from .header import header_length, shown, shown_path, unreadable
 
 READ_ONLY = "the place is read-only or belongs to someone else; choose another folder"
 REASONS = {
@@ -40,14 +41,42 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temp, path)
     except (OSError, ValueError) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        reason = REASONS.get(number or 0) or f"{shown(getattr(error, 'strerror', None) or error)}; choose another place"
-        raise OutputError(f"{shown_path(path)} cannot be written: {reason}") from error
+        raise refused(path, error) from error
     finally:
         with suppress(OSError, ValueError):
             temp.unlink(missing_ok=True)
     with suppress(OSError):
         _sync_folder(path.parent)
+
+
+def refused(path: Path, error: Exception, what: str = "written") -> OutputError:
+    """Why a place could not be written, as our own error."""
+    number = error.errno if isinstance(error, OSError) else None
+    reason = REASONS.get(number or 0) or f"{shown(getattr(error, 'strerror', None) or error)}; choose another place"
+    return OutputError(f"{shown_path(path)} cannot be {what}: {reason}")
+
+
+def take_name(temp: Path, path: Path) -> bool:
+    """Give a finished file of the same disk a name, if that is free; False, with `temp` left, if it is taken.
+
+    Raises OutputError.
+    """
+    try:
+        try:
+            os.link(temp, path)
+        except FileExistsError:
+            return False
+        except OSError:
+            # Some file systems know no links; there the last look and the new name are two steps.
+            if path.exists():
+                return False
+            os.rename(temp, path)
+        temp.unlink(missing_ok=True)
+    except OSError as error:
+        raise refused(path, error) from error
+    with suppress(OSError):
+        _sync_folder(path.parent)
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
@@ -64,8 +93,7 @@ def writable_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = REASONS.get(error.errno or 0) or f"{shown(error.strerror)}; choose another place"
-        raise OutputError(f"{shown_path(folder)} cannot be made: {reason}") from error
+        raise refused(folder, error, "made") from error
     probe = folder / f".{secrets.token_hex(8)}.tmp"
     write_atomic(probe, b"")
     with suppress(OSError):
@@ -80,3 +108,30 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         raise unreadable(Path(path), error) from None
+
+
+def content_sha256(path: Path) -> str:
+    """The SHA-256 of a style's numbers, all bytes after the header, in hex: renaming or editing its words keeps it.
+
+    Computed once for as long as the file stays as it is. Raises AdapterFileError if it cannot be read.
+    """
+    path = Path(path)
+    try:
+        return _content_sha256(path, stamp(path))
+    except AdapterFileError as error:
+        raise AdapterFileError(f"{shown_path(path)}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+
+
+def stamp(path: Path) -> tuple[int, int, int]:
+    """What changes when a file does: its place on the disk, its time in nanoseconds, its size; raises OSError."""
+    facts = path.stat()
+    return facts.st_ino, facts.st_mtime_ns, facts.st_size
+
+
+@lru_cache(maxsize=4096)
+def _content_sha256(path: Path, at: tuple[int, int, int]) -> str:
+    with path.open("rb") as file:
+        file.seek(8 + header_length(file.read(64), at[2]))
+        return hashlib.file_digest(file, "sha256").hexdigest()

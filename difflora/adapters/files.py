@@ -19,14 +19,15 @@ from torch import Tensor
 from ..errors import AdapterFileError, OutputError
 from .adapter import Adapter, Factors, Info
 from .dialects import DOWN, Shapes, check_kohya, from_kohya, to_kohya
-from .disk import sha256, writable_folder, write_atomic
+from .disk import content_sha256, sha256, writable_folder, write_atomic
 from .header import Header, parse_header, read_header, shown, shown_path, unreadable
 from .library import adapter_named, adapter_names, find_adapter
 from .metadata import style_metadata
 
 __all__ = [
-    "Header", "adapter_named", "adapter_names", "describe", "find_adapter", "load_adapter", "load_tensors",
-    "read_header", "save_adapter", "save_tensors", "sha256", "style_metadata", "writable_folder", "write_atomic",
+    "Header", "adapter_named", "adapter_names", "check_fit", "content_sha256", "describe", "find_adapter",
+    "load_adapter", "load_tensors", "pack", "read_header", "save_adapter", "save_tensors", "sha256", "style_metadata",
+    "writable_folder", "write_atomic",
 ]  # fmt: skip
 
 MAX_RANK = 4096
@@ -41,7 +42,7 @@ def load_adapter(path: Path, shapes: Shapes, family: str = "") -> Adapter:
     path = Path(path)
     header = read_header(path)
     try:
-        _check_fit(header, shapes, family)
+        check_fit(header, shapes, family)
         tensors = safetensors.torch.load(path.read_bytes())
         _check_finite(tensors)
         layers = from_kohya(tensors, shapes)
@@ -124,7 +125,8 @@ def describe(path: Path) -> dict[str, object]:
     return {name: shown(value, 2000) if isinstance(value, str) else value for name, value in values.items()}
 
 
-def _check_fit(header: Header, shapes: Shapes, family: str) -> None:
+def check_fit(header: Header, shapes: Shapes, family: str = "") -> None:
+    """Raise AdapterFileError, naming no file, unless the file's tensors all have their place in the base."""
     made_for = header.metadata.get("difflora.family", "")
     if family and made_for and made_for != family:
         raise AdapterFileError(
@@ -167,10 +169,14 @@ def _encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
     """The bytes of the file: same tensors and metadata, same bytes (safetensors itself shuffles the metadata)."""
     plain = safetensors.torch.save(dict(tensors))
     start = 8 + int.from_bytes(plain[:8], "little")
-    rows, numbers = json.loads(plain[8:start]), plain[start:]
+    return pack(json.loads(plain[8:start]), plain[start:], metadata)
+
+
+def pack(rows: Mapping[str, object], numbers: bytes | memoryview, metadata: Mapping[str, str]) -> bytes:
+    """A whole file: header rows, metadata with the hashes that other tools trust, and the numbers byte for byte."""
     whole = hashlib.sha256(numbers).hexdigest()
     trained = {key: value for key, value in metadata.items() if key.startswith("ss_")}
-    legacy = (_header_bytes(rows, trained) + numbers)[0x100000:0x110000]
+    legacy = (_header_bytes(rows, trained) + numbers[:0x110000])[0x100000:0x110000]
     hashes = {
         "sshs_model_hash": whole,
         "sshs_legacy_hash": hashlib.sha256(legacy).hexdigest()[:8],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from ..version import __version__
@@ -17,6 +17,7 @@ from .dialects import ARCHITECTURES, KOHYA_VERSIONS
 
 MAX_TAGS = 1000
 MAX_TAG = 200
+TRIGGER, THUMBNAIL, WEIGHT = "modelspec.trigger_phrase", "modelspec.thumbnail", "difflora.weight"
 
 
 def style_metadata(
@@ -77,7 +78,6 @@ def tag_frequency(captions: Sequence[str], trigger: str = "") -> dict[str, int]:
 
 
 def _modelspec(info: Info, resolution: int, thumbnail: bytes | None) -> dict[str, str]:
-    hint = f"Begin the prompt with: {info.trigger}. " if info.trigger else ""
     rows = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": ARCHITECTURES.get(info.family, f"{info.family}/lora"),
@@ -85,13 +85,26 @@ def _modelspec(info: Info, resolution: int, thumbnail: bytes | None) -> dict[str
         "modelspec.title": info.name,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "modelspec.usage_hint": f"{hint}Weight 1 is the style as it was learnt; less is milder.",
     }
-    if info.trigger:
-        rows["modelspec.trigger_phrase"] = info.trigger
-    if thumbnail:
-        rows["modelspec.thumbnail"] = "data:image/webp;base64," + base64.b64encode(thumbnail).decode()
-    return rows
+    return rows | trigger_rows(info.trigger) | ({THUMBNAIL: data_url(thumbnail)} if thumbnail else {})
+
+
+def trigger_rows(trigger: str) -> dict[str, str]:
+    """The rows that hang on the trigger; without one, only the hint."""
+    hint = f"Begin the prompt with: {trigger}. " if trigger else ""
+    rows = {"modelspec.usage_hint": f"{hint}Weight 1 is the style as it was learnt; less is milder."}
+    return rows | ({TRIGGER: trigger} if trigger else {})
+
+
+def data_url(thumbnail: bytes) -> str:
+    """A WebP picture as the text that ModelSpec keeps."""
+    return "data:image/webp;base64," + base64.b64encode(thumbnail).decode()
+
+
+def ranks_in_words(ranks: Collection[int]) -> str:
+    """ "16", or "4 to 20" when layers differ; nothing for none."""
+    low, high = min(ranks, default=0), max(ranks, default=0)
+    return f"{low} to {high}" if low < high else str(high or "")
 
 
 def _json(value: object) -> str:

@@ -1,0 +1,51 @@
+"""How strongly a style acts on each part of the network."""
+
+from __future__ import annotations
+
+import re
+
+from .adapter import Adapter, Factors
+
+# Where a path begins -> its name, in the order the network runs.
+BLOCKS = {
+    "text_encoder": "text encoder",
+    "text_encoder_2": "text encoder 2",
+    "unet.time_embedding": "time",
+    "unet.add_embedding": "time",
+    "unet.conv_in": "entry",
+    "unet.down_blocks": "down",
+    "unet.mid_block": "middle",
+    "unet.up_blocks": "up",
+    "unet.conv_out": "exit",
+}
+PLACE = re.compile("(" + "|".join(sorted(map(re.escape, BLOCKS), key=len, reverse=True)) + r")\.?(\d+)?(?:\.|$)")
+
+
+def block_norms(adapter: Adapter) -> dict[str, float]:
+    """The Frobenius norm of the update in each block that has one, by a painter's name, in the network's order.
+
+    Names: "text encoder", "down 1", …, "middle", "up 1", …; a module that no block holds stands
+    under the first part of its path, at the end.
+    """
+    squares: dict[tuple[int, int, str], float] = {}
+    for path, factors in adapter.layers.items():
+        place = _place(path)
+        squares[place] = squares.get(place, 0.0) + squared_norm(factors)
+    return {name: square**0.5 for (_, _, name), square in sorted(squares.items())}
+
+
+def squared_norm(factors: Factors) -> float:
+    """||up @ down||² with the scale, from two rank x rank products: the update itself is never formed."""
+    down, up = (half.flatten(1).double() for half in factors.halves())
+    return max(0.0, float(((up.T @ up) * (down @ down.T)).sum()))
+
+
+def _place(path: str) -> tuple[int, int, str]:
+    """(stage, number in it, name)."""
+    found = PLACE.match(path)
+    if found is None:
+        return len(BLOCKS), 0, path.partition(".")[0]
+    start, number = found[1], int(found[2] or 0)
+    name = BLOCKS[start]
+    numbered = f"{name} {number + 1}" if name in ("down", "up") else name
+    return list(BLOCKS.values()).index(name), number if numbered != name else 0, numbered
