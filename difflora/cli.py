@@ -13,7 +13,7 @@ from typing import Annotated, get_args, get_type_hints
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
-from .config import DrawConfig, TrainConfig
+from .config import DrawConfig, SheetConfig, TrainConfig, UiConfig, read_toml
 from .errors import DiffloraError, RequestError
 
 Json = Annotated[bool, arg(help="Print JSON lines for a script instead of text for a person.")]
@@ -59,6 +59,21 @@ class Generate(DrawConfig):
     json: Json = False
 
 
+@plain_flags
+@dataclass(frozen=True, kw_only=True)
+class Sheet(SheetConfig):
+    """Draw every blend between styles as one picture: a line for two, a triangle for three, strengths for one."""
+
+    prompts: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="PROMPT …", help="What to draw, a row each; one for three styles.")
+    ] = ()
+    lora: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(metavar="NAME[:WEIGHT]", help="A style and its weight at its own end (1 unless given); one to three."),
+    ] = ()
+    json: Json = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Blend:
     """Write a blend of styles as one file: the exact sum of their updates."""
@@ -89,12 +104,29 @@ class Score:
     json: Json = False
 
 
+@plain_flags
+@dataclass(frozen=True, kw_only=True)
+class Ui(UiConfig):
+    """Open the studio in a browser: mix, draw, train and export; Ctrl+C ends it."""
+
+    images: UseAppendAction[tuple[Path, ...]] = ()
+    auth: UseAppendAction[tuple[str, ...]] = ()
+    hash: Annotated[
+        str | None,
+        arg(
+            metavar="USER", help="Ask for a password, print what --auth takes for USER, and end.", help_behavior_hint=""
+        ),
+    ] = None
+
+
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Generate, subcommand("generate")]
+    | Annotated[Sheet, subcommand("sheet")]
     | Annotated[Blend, subcommand("blend")]
     | Annotated[Score, subcommand("score")]
     | Annotated[Inspect, subcommand("inspect")]
+    | Annotated[Ui, subcommand("ui")]
 )
 
 
@@ -116,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def parse(argv: list[str]) -> Train | Generate | Blend | Score | Inspect:
+def parse(argv: list[str]) -> Train | Generate | Sheet | Blend | Score | Inspect | Ui:
     """Flags -> one frozen command; `train --config FILE` takes its defaults from the file."""
     options = {"prog": "difflora", "description": "Learn image styles as small adapters, blend them, draw with them."}
     if argv[:1] == ["train"] and (file := config_file(argv)) is not None:
@@ -135,36 +167,17 @@ def config_file(argv: list[str]) -> Path | None:
     return None
 
 
-def read_toml(path: Path) -> dict:
-    """A config file's values as TrainConfig takes them; RequestError names an unknown key."""
-    import tomllib
-
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"--config {path} is not readable: {error}") from error
-    kinds = {f.name: f.type for f in fields(TrainConfig)}
-    unknown = sorted(set(values) - set(kinds))
-    if unknown or "images" not in values:
-        what = f"the key {unknown[0]!r} is unknown" if unknown else "the key 'images' is missing"
-        raise RequestError(f"--config {path}: {what}; expected keys among {', '.join(kinds)}")
-    for name, value in values.items():
-        if name in {"images", "out", "runs"}:
-            values[name] = Path(value)
-        elif isinstance(value, list):
-            values[name] = tuple(value)
-    return values
-
-
-def run(command: Train | Generate | Blend | Score | Inspect) -> None:
+def run(command: Train | Generate | Sheet | Blend | Score | Inspect | Ui) -> None:
     """Hand a command to the library."""
     # Library notices are for developers; errors still show.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    {Train: run_train, Generate: run_generate, Blend: run_blend, Score: run_score, Inspect: run_inspect}[type(command)](
-        command
-    )
+    work = {
+        Train: run_train, Generate: run_generate, Sheet: run_sheet, Blend: run_blend, Score: run_score,
+        Inspect: run_inspect, Ui: run_ui,
+    }  # fmt: skip
+    work[type(command)](command)
 
 
 def config_of(command: Train) -> TrainConfig:
@@ -211,6 +224,17 @@ def run_generate(command: Generate) -> None:
     screen.drawn(files)
 
 
+def run_sheet(command: Sheet) -> None:
+    """difflora sheet"""
+    from . import render
+    from .drawing.strip import draw_sheet
+
+    screen = render.screen(command.json)
+    with screen:
+        _, cells = draw_sheet(command, screen.report)
+    screen.sheet(cells)
+
+
 def run_blend(command: Blend) -> None:
     """difflora blend"""
     from .drawing.request import blend_file
@@ -251,6 +275,21 @@ def run_inspect(command: Inspect) -> None:
 
         values = asdict(read_recipe(command.file))
     render.screen(command.json).table(values)
+
+
+def run_ui(command: Ui) -> None:
+    """difflora ui"""
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise RequestError("the studio needs gradio, which is not installed: pip install 'difflora[ui]'")
+    # The one look up: the studio stands on top of the library, and only its command opens it.
+    from webui import server
+
+    if command.hash is not None:
+        server.print_account(command.hash)
+    else:
+        server.serve(UiConfig(**{f.name: getattr(command, f.name) for f in fields(UiConfig)}))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ The text under each field is its help wherever it is shown. `None` means that di
 from __future__ import annotations
 
 import math
+import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from .errors import RequestError
 
 Targets = Literal["attention", "attention+mlp"]
 WEIGHT_LIMIT = 10.0
+SHORTEST_PASSWORD = 8
 
 
 def demand(holds: bool, found: str, expected: str) -> None:
@@ -84,8 +86,8 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawConfig:
-    """Draw pictures with any blend of styles."""
+class PictureConfig:
+    """What every drawing is asked with."""
 
     prompts: tuple[str, ...] = ()
     """What to draw; several prompts are drawn in one batch."""
@@ -109,21 +111,98 @@ class DrawConfig:
     """Side in pixels, or WIDTHxHEIGHT; the base's own unless given."""
     sampler: str | None = None
     """Sampler by name (ddim, euler, dpm++ …); the base's own unless given."""
-    batch: int = 8
-    """Most pictures drawn at once."""
     loras: Path = Path("loras")
     """Folder where styles are looked up by name."""
-    out: Path = Path("pictures")
-    """Folder for the pictures."""
-    like: Path | None = None
-    """Redraw this picture from the recipe inside it."""
 
     def __post_init__(self) -> None:
         in_range("seed", self.seed, 0, 2**31 - 1)
         in_range("count", self.count, 1, 10_000)
         in_range("steps", self.steps, 1, 1000)
         in_range("guidance", self.guidance, 0, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawConfig(PictureConfig):
+    """Draw pictures with any blend of styles."""
+
+    batch: int = 8
+    """Most pictures drawn at once."""
+    out: Path = Path("pictures")
+    """Folder for the pictures."""
+    like: Path | None = None
+    """Redraw this picture from the recipe inside it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         in_range("batch", self.batch, 1, 1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetConfig(PictureConfig):
+    """Draw every blend between two styles, or three, or the strengths of one, as one picture."""
+
+    steps_between: int | None = None
+    """Blends along each edge, its ends counted; 7, or 4 for three styles, unless given."""
+    out: Path = Path("sheet.png")
+    """The picture to write, ending in .png; numbered if there is one already."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps_between is not None:
+            in_range("steps_between", self.steps_between, 2, 16)
+        demand(self.out.suffix == ".png", f"--out {self.out}", "a name ending in .png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UiConfig:
+    """Open the studio: mix, draw, train and export in a browser."""
+
+    base: str = "tiny"
+    """Model to draw with and to learn on: tiny (embedded), a diffusers folder, or a hub id."""
+    loras: Path = Path("loras")
+    """Folder of the styles."""
+    runs: Path = Path("runs")
+    """Folder for run folders: config, events, previews, resume state."""
+    out: Path = Path("pictures")
+    """Folder for the pictures; with --auth each person has one of their own in it."""
+    datasets: Path = Path("datasets")
+    """Folder where pictures dropped on a page are kept to learn from."""
+    images: tuple[Path, ...] = ()
+    """Folder whose pictures a page may name to learn from; repeat for more. The current one, or with --listen none."""
+    port: int | None = None
+    """Port of the page; 7860 or the next free one unless given."""
+    listen: bool = False
+    """Answer every machine that can reach this one, not only this one; demands --auth."""
+    share: bool = False
+    """Ask gradio's relay for a public link to the studio; demands --auth."""
+    auth: tuple[str, ...] = ()
+    """Who may sign in: USER:PASSWORD, or what --hash USER prints; repeat for more."""
+    browser: bool = False
+    """Open the page in a browser."""
+    upload_mb: int = 512
+    """Size of the largest file a page may send, in MB."""
+    uploads: int = 1000
+    """Most files one person may send in a minute."""
+
+    def __post_init__(self) -> None:
+        in_range("upload_mb", self.upload_mb, 1, 100_000)
+        in_range("uploads", self.uploads, 1, 100_000)
+        if self.port is not None:
+            in_range("port", self.port, 0, 65535)
+        users = [parse_account(text)[0] for text in self.auth]
+        demand(len(set(users)) == len(users), f"--auth {', '.join(users)}", "each user once")
+        for flag in ("listen", "share"):
+            demand(bool(users) or not getattr(self, flag), f"--{flag} without --auth", "--auth USER:PASSWORD beside it")
+
+
+def parse_account(text: str) -> tuple[str, str]:
+    """USER:PASSWORD or USER:scrypt$… -> (user, secret); raises RequestError, which never shows the secret."""
+    user, colon, secret = text.partition(":")
+    demand(bool(colon), "--auth without a colon", "USER:PASSWORD, or what --hash USER prints")
+    check_name(user)
+    fits = len(secret) >= SHORTEST_PASSWORD
+    demand(fits, f"--auth {user}: a password of {len(secret)} characters", f"at least {SHORTEST_PASSWORD}")
+    return user, secret
 
 
 def check_name(name: str) -> str:
@@ -157,8 +236,27 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def as_row(config: TrainConfig | DrawConfig) -> dict:
+def as_row(config: TrainConfig | PictureConfig) -> dict:
     """The config as JSON- and TOML-ready values, without what was left to difflora."""
     row = {f.name: getattr(config, f.name) for f in fields(config)}
     plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in row.items()}
     return {k: v for k, v in plain.items() if v is not None}
+
+
+def read_toml(path: Path) -> dict:
+    """A config file's values as TrainConfig takes them; RequestError names an unknown key."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"--config {path} is not readable: {error}") from error
+    kinds = {f.name: f.type for f in fields(TrainConfig)}
+    unknown = sorted(set(values) - set(kinds))
+    if unknown or "images" not in values:
+        what = f"the key {unknown[0]!r} is unknown" if unknown else "the key 'images' is missing"
+        raise RequestError(f"--config {path}: {what}; expected keys among {', '.join(kinds)}")
+    for name, value in values.items():
+        if name in {"images", "out", "runs"}:
+            values[name] = Path(value)
+        elif isinstance(value, list):
+            values[name] = tuple(value)
+    return values

@@ -15,6 +15,7 @@ from . import events
 
 if TYPE_CHECKING:
     from .drawing.recipe import Recipe
+    from .drawing.strip import Cell
     from .training.plan import Plan
     from .training.score import Scores
     from .training.train import Result, Training
@@ -54,6 +55,13 @@ class Script:
         """Print each picture with its recipe."""
         for path, recipe in files:
             self.line({"event": "picture", "file": path, "recipe": json.loads(recipe.text())})
+
+    def sheet(self, cells: Sequence[tuple[Recipe, Cell]]) -> None:
+        """Print each cell: what was drawn, and its place."""
+        for recipe, cell in cells:
+            weights = {style.name: style.weight for style in recipe.styles}
+            said = {"prompt": recipe.prompt, "seed": recipe.seed, "weights": weights, "x": cell.x, "y": cell.y}
+            self.line({"event": "cell"} | said)
 
     def scored(self, scores: Scores) -> None:
         """Print the scores."""
@@ -103,6 +111,8 @@ class Person:
                 self.bar.console.print(f"previews after step {step}: {path}")
             case events.Saved(path):
                 self.bar.console.print(f"saved {path}")
+            case events.Paused(step):
+                self.bar.console.print(f"paused after step {step}; the same command goes on")
             case events.Note(text):
                 self.bar.console.print(text)
 
@@ -130,6 +140,12 @@ class Person:
         """Say what to do next; each picture was named when it was saved."""
         if files:
             self.console.print(f"redraw one from the recipe inside it: difflora generate --like {files[-1][0]}")
+
+    def sheet(self, cells: Sequence[tuple[Recipe, Cell]]) -> None:
+        """Say what to do next; the sheet was named when it was saved."""
+        recipe, _ = min(cells, key=lambda drawn: abs(drawn[1].x - 0.5))
+        blend = " ".join(f"--lora {style.name}:{style.weight:g}" for style in recipe.styles)
+        self.console.print(f'draw one alone: difflora generate "{recipe.prompt}" {blend} --seed {recipe.seed}')
 
     def scored(self, scores: Scores) -> None:
         """Show the scores with what they mean."""

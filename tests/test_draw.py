@@ -12,7 +12,8 @@ import torch
 from conftest import random_adapter, random_model
 from PIL import Image, PngImagePlugin
 
-from difflora.adapters.files import save_adapter
+from difflora.adapters.edits import edit, rename
+from difflora.adapters.files import save_adapter, sha256
 from difflora.config import DrawConfig
 from difflora.drawing.generate import batched, generate, mark_folded
 from difflora.drawing.recipe import KEY, Recipe, Style, read_recipe, save_picture
@@ -113,6 +114,36 @@ def test_a_changed_style_file_is_not_drawn_as_the_old_one(config, model):
     save_adapter(config.loras / "ink.safetensors", other, {})
     with pytest.raises(RequestError, match="not the file the picture was drawn with"):
         draw_files(DrawConfig(like=path, loras=config.loras, out=config.out), model=model)
+
+
+def test_an_old_picture_is_redrawn_after_its_styles_were_edited_and_renamed(config, model):
+    path, recipe = draw_files(config, model=model)[0]
+    edit(config.loras / "ink.safetensors", trigger="blot", weight=0.5)
+    rename(config.loras / "gouache.safetensors", "paint")
+    # Another style under the old name must not be taken for it.
+    save_adapter(config.loras / "gouache.safetensors", random_adapter(model, 2, 3.0, 9), {})
+    again = draw_files(DrawConfig(like=path, loras=config.loras, out=config.out), model=model)
+    assert np.array_equal(pixels(path), pixels(again[0][0]))
+
+
+def test_a_picture_that_recorded_the_hash_of_whole_files_is_still_redrawn(config, model, tmp_path):
+    path, recipe = draw_files(config, model=model)[0]
+    old = replace(recipe, styles=tuple(replace(s, sha256=sha256(Path(s.path))) for s in recipe.styles))
+    with Image.open(path) as picture:
+        save_picture(picture, old, tmp_path / "old.png")
+    again = draw_files(DrawConfig(like=tmp_path / "old.png", loras=config.loras, out=config.out), model=model)
+    assert np.array_equal(pixels(path), pixels(again[0][0]))
+
+
+def test_a_recipe_that_names_a_file_outside_learns_nothing_of_it(config, model, tmp_path):
+    path, recipe = draw_files(config, model=model)[0]
+    secret = save_adapter(tmp_path / "secret.safetensors", random_adapter(model, 2, 3.0, 9), {})
+    probing = tuple(replace(s, name="ghost", path=str(secret), sha256="0" * 64) for s in recipe.styles[:1])
+    with Image.open(path) as picture:
+        save_picture(picture, replace(recipe, styles=probing), tmp_path / "probe.png")
+    with pytest.raises(AdapterFileError, match="no style 'ghost'") as error:
+        draw_files(DrawConfig(like=tmp_path / "probe.png", loras=config.loras, out=config.out), model=model)
+    assert "secret" not in str(error.value)
 
 
 def test_prompts_come_from_a_file_too(config, model, tmp_path):

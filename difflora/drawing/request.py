@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from ..adapters.adapter import Adapter, Info
-from ..adapters.blend import blend
-from ..adapters.files import find_adapter, load_adapter, save_adapter, sha256, writable_folder
-from ..config import DrawConfig, parse_lora, parse_size
+from ..adapters.files import writable_folder
+from ..config import DrawConfig, PictureConfig, parse_size
 from ..errors import RequestError
 from ..events import Note, Report, Saved, ignore
 from ..models.family import BaseModel, open_model
 from ..version import __version__
+from .export import check_out, export
 from .generate import generate, mark_folded
 from .recipe import Recipe, Style, read_recipe, save_picture
+from .styles import find_style, found_again, load_styles
 
 Drawn = list[tuple[Path, Recipe]]
 
@@ -26,27 +25,33 @@ def draw_files(config: DrawConfig, report: Report = ignore, model: BaseModel | N
     writable_folder(config.out)
     if config.like is not None:
         return draw_like(config, report, model)
-    prompts = read_prompts(config)
     styles = [find_style(text, config.loras) for text in config.lora]
-    size = parse_size(config.size) if config.size else None
+    prompts = read_prompts(config)
+    if config.size:
+        parse_size(config.size)
     model = model or open_model(config.base)
     adapters = load_styles(styles, model)
     for trigger in {a.info.trigger for a in adapters.values()} - {""}:
         if not all(trigger.lower() in prompt.lower() for prompt in prompts):
             report(Note(f"a style was learnt with the trigger {trigger!r}: it is strongest with that in the prompt"))
-    width, height = size or (model.side, model.side)
-    recipes = [
+    recipes = recipes_for(config, styles, model)
+    return write_all(
+        generate(model, mark_folded(recipes), adapters, batch=config.batch, report=report), config.out, report
+    )
+
+
+def recipes_for(config: PictureConfig, styles: Sequence[Style], model: BaseModel) -> list[Recipe]:
+    """One recipe a picture: every prompt with `count` seeds; raises RequestError without a prompt or for a bad size."""
+    width, height = parse_size(config.size) if config.size else (model.side, model.side)
+    return [
         Recipe(
             prompt=prompt, negative=config.negative, seed=config.seed + i, steps=config.steps, guidance=config.guidance,
             width=width, height=height, sampler=config.sampler, base=config.base, styles=tuple(styles),
             version=__version__,
         )
-        for prompt in prompts
+        for prompt in read_prompts(config)
         for i in range(config.count)
     ]  # fmt: skip
-    return write_all(
-        generate(model, mark_folded(recipes), adapters, batch=config.batch, report=report), config.out, report
-    )
 
 
 def draw_like(config: DrawConfig, report: Report, model: BaseModel | None) -> Drawn:
@@ -62,7 +67,7 @@ def draw_like(config: DrawConfig, report: Report, model: BaseModel | None) -> Dr
     return write_all(own, config.out, report)
 
 
-def read_prompts(config: DrawConfig) -> list[str]:
+def read_prompts(config: PictureConfig) -> list[str]:
     """The prompts of the command and of its file; RequestError when there are none."""
     prompts = list(config.prompts)
     if config.prompts_file is not None:
@@ -74,37 +79,6 @@ def read_prompts(config: DrawConfig) -> list[str]:
     if not prompts:
         raise RequestError('no prompt: expected one such as difflora generate "a red apple", or --prompts-file FILE')
     return prompts
-
-
-def find_style(text: str, folder: Path) -> Style:
-    """NAME[:WEIGHT] -> a style with its file and the file's sha256."""
-    name, weight = parse_lora(text)
-    path = find_adapter(name, folder)
-    return Style(path.stem, weight, str(path), sha256(path))
-
-
-def found_again(style: Style, folder: Path) -> Style:
-    """A recipe's style on this machine; RequestError when the file has changed since."""
-    path = Path(style.path) if Path(style.path).is_file() else find_adapter(style.name, folder)
-    found = sha256(path)
-    if found != style.sha256:
-        raise RequestError(
-            f"{path} is not the file the picture was drawn with (sha256 {found[:12]}, expected {style.sha256[:12]}): "
-            "put the old file back, or draw from the prompt instead"
-        )
-    return replace(style, path=str(path))
-
-
-def load_styles(styles: Sequence[Style], model: BaseModel) -> dict[str, Adapter]:
-    """Every style's adapter, by name; RequestError when a name is given twice."""
-    names = [style.name for style in styles]
-    for name in names:
-        if names.count(name) > 1:
-            raise RequestError(
-                f"--lora {name} is given twice: expected each style once, with the weight it should have"
-            )
-    shapes = model.shapes()
-    return {style.name: load_adapter(Path(style.path), shapes, model.family) for style in styles}
 
 
 def write_all(pictures, folder: Path, report: Report) -> Drawn:
@@ -121,35 +95,21 @@ def write_all(pictures, folder: Path, report: Report) -> Drawn:
 def free_name(folder: Path, recipe: Recipe) -> Path:
     """PROMPT-SEED.png, numbered when it is taken: no picture is ever overwritten."""
     words = re.sub(r"[^\w]+", "-", recipe.prompt.lower()).strip("-")[:60] or "picture"
-    stem = f"{words}-{recipe.seed}"
+    return numbered(folder / f"{words}-{recipe.seed}.png")
+
+
+def numbered(path: Path) -> Path:
+    """The path itself if it is free, else with -2, -3 … after its name."""
     number = 1
-    while (path := folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")).exists():
+    while (free := path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
         number += 1
-    return path
+    return free
 
 
 def blend_file(loras: Sequence[str], out: Path, base: str, folder: Path) -> Path:
     """Write the exact sum of styles as one file with its recipe in the header; raises DiffloraError."""
-    import json
-
-    if out.suffix != ".safetensors":
-        raise RequestError(f"--out {out}: expected a name ending in .safetensors")
+    check_out(out)
     styles = [find_style(text, folder) for text in loras]
     if not styles:
         raise RequestError("nothing to blend: expected styles such as ink:0.7 gouache:0.4")
-    model = open_model(base)
-    adapters = load_styles(styles, model)
-    writable_folder(out.parent)
-    triggers = ", ".join(a.info.trigger for a in adapters.values() if a.info.trigger)
-    info = Info(out.stem, model.family, base, triggers)
-    summed = blend([adapters[s.name] for s in styles], [s.weight for s in styles], info)
-    sources = [{"name": s.name, "weight": s.weight, "sha256": s.sha256} for s in styles]
-    ranks = {f.rank for f in summed.layers.values()}
-    rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
-    metadata = {
-        "ss_output_name": out.stem, "ss_network_module": "networks.lora", "ss_network_dim": rank,
-        "ss_network_alpha": rank, "modelspec.title": out.stem, "modelspec.trigger_phrase": triggers,
-        "modelspec.merged_from": ", ".join(s.name for s in styles), "difflora.version": __version__,
-        "difflora.family": model.family, "difflora.base": base, "difflora.blend": json.dumps(sources),
-    }  # fmt: skip
-    return save_adapter(out, summed, metadata)
+    return export(styles, out, open_model(base), base=base, overwrite=True)

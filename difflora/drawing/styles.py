@@ -1,0 +1,77 @@
+"""From the styles a person or a recipe names to files and adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..adapters.adapter import Adapter
+from ..adapters.files import adapter_named, adapter_names, content_sha256, find_adapter, load_adapter, sha256
+from ..config import parse_lora
+from ..errors import AdapterFileError, RequestError
+from ..models.family import BaseModel
+from .recipe import Style
+
+
+def find_style(text: str, folder: Path) -> Style:
+    """NAME[:WEIGHT] -> a style with its file and the sha256 of its numbers."""
+    name, weight = parse_lora(text)
+    path = find_adapter(name, folder)
+    return Style(path.stem, weight, str(path), content_sha256(path))
+
+
+def found_again(style: Style, folder: Path) -> Style:
+    """A recipe's style on this machine: where it was, by its name, or by its numbers if it was renamed.
+
+    Words in the file may have changed since, numbers may not: RequestError when only a file with others is left.
+    """
+    if style.path.endswith(".safetensors") and Path(style.path).is_file() and is_same(Path(style.path), style.sha256):
+        return style
+    try:
+        path = find_adapter(style.name, folder)
+    except AdapterFileError:
+        renamed = renamed_to(style.sha256, folder)
+        if renamed is None:
+            raise
+        return replace(style, path=str(renamed))
+    if is_same(path, style.sha256):
+        return replace(style, path=str(path))
+    if renamed := renamed_to(style.sha256, folder):
+        return replace(style, path=str(renamed))
+    raise RequestError(
+        f"{path} is not the file the picture was drawn with (sha256 of its numbers {content_sha256(path)[:12]}, "
+        f"expected {style.sha256[:12]}): put the old file back, or draw from the prompt instead"
+    )
+
+
+def is_same(path: Path, digest: str) -> bool:
+    """Whether a file holds these numbers; older pictures recorded the hash of the whole file."""
+    try:
+        return content_sha256(path) == digest or sha256(path) == digest
+    except AdapterFileError:
+        return False
+
+
+def renamed_to(digest: str, folder: Path) -> Path | None:
+    """The style of a folder that holds these numbers, under whatever name."""
+    for name in adapter_names(folder):
+        try:
+            path = adapter_named(name, folder)
+            if content_sha256(path) == digest:
+                return path
+        except AdapterFileError:
+            continue
+    return None
+
+
+def load_styles(styles: Sequence[Style], model: BaseModel) -> dict[str, Adapter]:
+    """Every style's adapter, by name; RequestError when a name is given twice."""
+    names = [style.name for style in styles]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(
+                f"--lora {name} is given twice: expected each style once, with the weight it should have"
+            )
+    shapes = model.shapes()
+    return {style.name: load_adapter(Path(style.path), shapes, model.family) for style in styles}
