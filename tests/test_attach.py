@@ -113,7 +113,7 @@ def test_weights_may_change_at_every_step_without_touching_a_weight(model, adapt
     with attached(model.parts, adapters) as stack:
         gates = [gated.gate.data_ptr() for gated in stack.gated]
 
-        def on_step(i, latents):
+        def on_step(i, clean):
             stack.weights([1.0 - i / 2, i / 2, 0.3])
             seen.append(i)
 

@@ -57,7 +57,7 @@ def generate(
         with attached(model.parts, [adapters[name] for name in names]) if names else nullcontext() as stack:
             set_weights(stack, group)
 
-            def on_step(step: int, latents: Tensor, start: int = done) -> None:
+            def on_step(step: int, clean: Tensor, start: int = done) -> None:
                 report(Progress("drawing", start + step, total))
 
             pixels = draw_batch(model, group, on_step)

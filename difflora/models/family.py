@@ -26,6 +26,7 @@ class BaseModel(Protocol):
     side: int
     parts: Mapping[str, nn.Module]
     vae: nn.Module
+    scheduler: object
     device: torch.device
     alphas: Tensor
     recommended: object
@@ -38,6 +39,9 @@ class BaseModel(Protocol):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> latents (B, C, h, w)."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> pictures (B, 3, H, W) in -1..1 on the CPU."""
 
     def tokenize(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Prompts as token ids; accepted wherever conditioning is."""

@@ -161,8 +161,10 @@ class StableDiffusion:
         sampler: str | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """One picture a prompt, (B, 3, H, W) in -1..1; `on_step(i, latents)` runs before step i.
+        """One picture a prompt, (B, 3, H, W) in -1..1; `on_step(i, clean)` runs before step i.
 
+        clean: what the sampler takes the finished latents to be, (B, C, h, w), for `decode`; pure noise before step 0.
+        What `on_step` raises ends the drawing and is passed on.
         With guidance above 1 the networks see the negatives' rows, then the prompts' rows (Ho & Salimans 2022).
         """
         width, height = size
@@ -174,18 +176,30 @@ class StableDiffusion:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape = (self.parts["unet"].config.in_channels, height // self.factor, width // self.factor)
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.device)
-        latents = noise * scheduler.init_noise_sigma
+        latents = clean = noise * scheduler.init_noise_sigma
         extra = {"generator": generators} if "generator" in _arguments(scheduler.step) else {}
         for i, time in enumerate(scheduler.timesteps):
             if on_step is not None:
-                on_step(i, latents)
+                on_step(i, clean)
             rows = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, time)
             answer = self.predict(rows, time, cond)
             if guided:
                 away, towards = answer.chunk(2)
                 answer = away + guidance * (towards - away)
-            latents = scheduler.step(answer, time, latents, **extra).prev_sample
+            stepped = scheduler.step(answer, time, latents, **extra)
+            latents, clean = stepped.prev_sample, _clean(scheduler, stepped)
         return self.decode(latents)
+
+
+def _clean(scheduler: object, stepped: object) -> Tensor:
+    """The sampler's own estimate of the finished latents, where it has one; else the latents as they are."""
+    for name in ("pred_original_sample", "denoised"):
+        if getattr(stepped, name, None) is not None:
+            return getattr(stepped, name)
+    known = scheduler.config
+    if "++" in known.get("algorithm_type", "") or known.get("predict_x0", False):
+        return scheduler.model_outputs[-1]
+    return stepped.prev_sample
 
 
 def _arguments(function: Callable) -> tuple[str, ...]:
