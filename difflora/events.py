@@ -54,6 +54,28 @@ class Preview(Event):
 
     step: int
     path: Path
+    prompts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """A training was begun or gone on with; its pictures are encoded next."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Paused(Event):
+    """A training ended after `step`, to be gone on with."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """A training ended with an error, told in one line."""
+
+    error: str
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""What a training will do, decided from the folder, the base and the machine, with the reasons."""
+"""What a training will do, decided from the folder, the base and the machine, with the reasons; what each step sees."""
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from dataclasses import asdict, dataclass
@@ -73,6 +74,24 @@ def make_plan(config: TrainConfig, model: BaseModel, data: StyleDataset) -> Plan
         preview_every=max(1, steps // 4) if config.preview_every is None else config.preview_every,
         reasons=tuple(reasons),
     )
+
+
+def order(seed: int, count: int, start: int, batch: int) -> list[int]:
+    """The rows of one batch: every epoch is a fresh shuffle of all `count` pictures, a function of seed and place."""
+    rows = []
+    for place in range(start, start + batch):
+        epoch, index = divmod(place, count)
+        rng = torch.Generator().manual_seed(seed * 7_368_787 + epoch)
+        rows.append(int(torch.randperm(count, generator=rng)[index]))
+    return rows
+
+
+def warm_cosine(step: int, steps: int, warm: float = 0.05, floor: float = 0.05) -> float:
+    """The learning rate's factor: a short rise, then half a cosine down to `floor`."""
+    rise = max(1, round(steps * warm))
+    if step < rise:
+        return (step + 1) / rise
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def peak_memory(device: torch.device) -> float:

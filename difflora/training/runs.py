@@ -17,6 +17,8 @@ from ..adapters.files import load_tensors, save_tensors, writable_folder, write_
 from ..drawing.sheet import grid
 from ..errors import AdapterFileError, OutputError, RequestError
 from ..events import Event
+from ..models.family import EMBEDDED
+from .control import alive, busy
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ class Run:
     def sheet(self) -> Path:
         """All previews so far as one picture."""
         return self.folder / "previews.png"
+
+    def mend_log(self) -> None:
+        """End the line that a killed process left half written, so that the next event has one of its own."""
+        try:
+            with (self.folder / "events.jsonl").open("ab+") as log:
+                log.seek(max(0, log.tell() - 1))
+                if log.read(1) not in (b"", b"\n"):
+                    log.write(b"\n")
+        except OSError as error:
+            raise OutputError(f"{self.folder}: the run's log cannot be written ({error.strerror})") from error
 
     def log(self, event: Event) -> None:
         """Append one event with its time."""
@@ -84,11 +96,14 @@ class Run:
 def open_run(runs: Path, name: str, config: Mapping, plan: Mapping, fingerprint: str, finished: Path) -> Run:
     """The folder of this training: the one to go on with when everything that decides the result is the same.
 
-    A finished run of the same name is kept under another one. RequestError when an unfinished run differs.
+    A finished run of the same name is kept under another one. RequestError when an unfinished run differs, or when a
+    process holds the run.
     """
     key = json.dumps({"config": decisive(config), "plan": decisive(plan), "data": fingerprint}, sort_keys=True)
     folder = runs / name
     kept = folder / "key.json"
+    if alive(folder):
+        raise busy(folder)
     if kept.exists():
         if kept.read_text(encoding="utf-8") == key:
             return Run(folder, key)
@@ -100,7 +115,7 @@ def open_run(runs: Path, name: str, config: Mapping, plan: Mapping, fingerprint:
             )
         put_aside(folder)
     writable_folder(folder / "previews")
-    write_atomic(folder / "config.toml", tomli_w.dumps(dict(config)).encode())
+    write_atomic(folder / "config.toml", tomli_w.dumps(placed(config)).encode())
     write_atomic(folder / "plan.json", json.dumps(dict(plan), indent=2).encode())
     write_atomic(kept, key.encode())
     return Run(folder, key)
@@ -108,7 +123,18 @@ def open_run(runs: Path, name: str, config: Mapping, plan: Mapping, fingerprint:
 
 def decisive(values: Mapping) -> dict:
     """The values that decide the result; where things lie does not."""
-    return {k: v for k, v in values.items() if k not in {"images", "out", "runs", "reasons", "captions"}}
+    apart = {"images", "out", "runs", "reasons", "captions"}
+    return {k: v for k, v in placed(values).items() if k not in apart}
+
+
+def placed(values: Mapping) -> dict:
+    """The values with whole paths, so that they mean the same from any working directory."""
+    row = dict(values)
+    for name in ("images", "out", "runs", "base"):
+        path = Path(row.get(name, ""))
+        if name in row and (name != "base" or (row[name] not in EMBEDDED and path.is_dir())):
+            row[name] = str(path.absolute())
+    return row
 
 
 def differences(old: dict, new: dict) -> str:

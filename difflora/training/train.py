@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -18,14 +18,16 @@ from ..adapters.adapter import Adapter, Info
 from ..adapters.files import save_adapter, style_metadata, writable_folder
 from ..config import TrainConfig, as_row, check_name
 from ..drawing.generate import to_pictures
-from ..errors import RequestError
-from ..events import Note, Preview, Report, Saved, Step, ignore
+from ..errors import OutputError, RequestError
+from ..events import Event, Failed, Note, Paused, Preview, Report, Saved, Started, Step, ignore
 from ..models.attach import Learning, learning
 from ..models.family import BaseModel, open_model
+from ..turns import Turns
 from ..version import __version__
 from .cache import Encoded, encode
-from .data import StyleDataset, fingerprint, read_folder
-from .plan import Plan, make_plan, peak_memory
+from .control import Ask, asked, holding
+from .data import StyleDataset, fingerprint, one_line, read_folder
+from .plan import Plan, make_plan, order, peak_memory, warm_cosine
 from .runs import Run, open_run
 
 SAVE_SECONDS = 30
@@ -84,15 +86,36 @@ def train(training: Training, report: Report = ignore, stop: Stop = lambda: Fals
     """Learn until the plan's last step or until `stop()`; the same call goes on where the last one was stopped.
 
     Interrupted and resumed, every number of the adapter is the same bit for bit as without interruption (on the same
-    machine with as many threads).
+    machine with as many threads); what `control.ask` asks for in between changes none either. Takes turns with who
+    draws on the same device. RequestError when another process trains this run.
     """
-    config, plan, model = training.config, training.plan, training.model
+    run, turns = training.run, Turns(training.config.runs / ".turns")
 
-    def tell(event) -> None:
-        training.run.log(event)
+    def tell(event: Event) -> None:
+        run.log(event)
         report(event)
 
-    data = encode(model, training.data, plan.resolution, train_text=config.text_encoder, report=report)
+    with holding(run.folder):
+        run.mend_log()
+        tell(Started(training.name))
+        try:
+            with turns():
+                return learn(training, tell, report, stop, turns.pass_on)
+        except Exception as error:
+            with suppress(OutputError):
+                run.log(Failed(one_line(str(error)) or type(error).__name__))
+            raise
+
+
+def learn(training: Training, tell: Report, report: Report, stop: Stop, pass_on: Callable[[], None]) -> Result:
+    """All that is done in turns, from the first picture encoded to the finished file."""
+    config, plan, model = training.config, training.plan, training.model
+
+    def encoded(event: Event) -> None:
+        report(event)
+        pass_on()
+
+    data = encode(model, training.data, plan.resolution, train_text=config.text_encoder, report=encoded)
     paths = model.targets(config.targets, config.text_encoder)
     with learning(model.parts, paths, plan.rank, plan.alpha, config.seed) as layers:
         loop = Loop(training, layers, data)
@@ -102,18 +125,22 @@ def train(training: Training, report: Report = ignore, stop: Stop = lambda: Fals
             loop.preview(0, tell)
         elif first < plan.steps:
             tell(Note(f"going on after step {first}"))
-        last = first
-        for last in loop.steps(first, stop, tell):
-            if plan.preview_every and last % plan.preview_every == 0 and last < plan.steps:
-                loop.preview(last, tell)
-        if last < plan.steps:
-            tell(Note(f"paused after step {last}; the same command goes on"))
+        last, asks = first, set()
+        for last, asks in loop.steps(first, stop, tell):
+            due = plan.preview_every and last % plan.preview_every == 0
+            if last < plan.steps and "stop" not in asks and (due or asks & {"preview", "save"}):
+                pictures = loop.preview(last, tell)
+                if "save" in asks:
+                    tell(Saved(save(training, loop.adapter(), pictures, last, f"{training.name}-step-{last:06}")))
+            pass_on()
+        if last < plan.steps and "stop" not in asks:
+            tell(Paused(last))
             return Result(None, last, training.run.sheet)
-        pictures = loop.preview(plan.steps, tell)
-        adapter = Adapter(layers.factors(), Info(training.name, model.family, model.name, config.trigger or ""))
-    file = save(training, adapter, pictures)
+        if last < plan.steps:
+            tell(Note(f"ended after step {last} of {plan.steps}, as asked"))
+        file = save(training, loop.adapter(), loop.preview(last, tell), last, training.name)
     tell(Saved(file))
-    return Result(file, plan.steps, training.run.sheet)
+    return Result(file, last, training.run.sheet)
 
 
 class Loop:
@@ -126,8 +153,11 @@ class Loop:
         self.parameters = layers.parameters()
         self.optimizer = torch.optim.AdamW(self.parameters, lr=self.plan.learning_rate, weight_decay=0.01)
 
-    def steps(self, first: int, stop: Stop, tell: Report) -> Iterator[int]:
-        """Make the steps after `first`, yielding the number of each; the state is saved now and then and at the end."""
+    def steps(self, first: int, stop: Stop, tell: Report) -> Iterator[tuple[int, set[Ask]]]:
+        """Make the steps after `first`, yielding the number of each and what was asked for meanwhile.
+
+        The state is saved now and then, when it was asked for, and at the end.
+        """
         saved, busy = time.monotonic(), 0.0
         for step in range(first, self.plan.steps):
             start = time.monotonic()
@@ -138,11 +168,12 @@ class Loop:
             speed = (step + 1 - first) * self.plan.batch / busy
             eta = (self.plan.steps - step - 1) * self.plan.batch / speed
             tell(Step(step + 1, self.plan.steps, round(loss, 6), round(speed, 2), round(eta, 1)))
-            over = stop()
-            if over or step + 1 == self.plan.steps or now - saved > SAVE_SECONDS:
+            asks = asked(self.training.run.folder)
+            over = stop() or not asks.isdisjoint({"pause", "stop"})
+            if over or "save" in asks or step + 1 == self.plan.steps or now - saved > SAVE_SECONDS:
                 self.save_state(step + 1)
                 saved = time.monotonic()
-            yield step + 1
+            yield step + 1, asks
             if over:
                 return
 
@@ -193,8 +224,13 @@ class Loop:
             words, [""] * len(words), seeds=list(seeds), steps=PREVIEW_STEPS, guidance=5.0, size=side
         )
         pictures = to_pictures(pixels)
-        tell(Preview(step, self.training.run.add_previews(step, pictures, prompts)))
+        tell(Preview(step, self.training.run.add_previews(step, pictures, prompts), tuple(prompts)))
         return pictures
+
+    def adapter(self) -> Adapter:
+        """The style as learnt so far."""
+        info = Info(self.training.name, self.model.family, self.model.name, self.training.config.trigger or "")
+        return Adapter(self.layers.factors(), info)
 
     def save_state(self, step: int) -> None:
         """Factors and optimizer moments, by place."""
@@ -225,32 +261,14 @@ class Loop:
         return step
 
 
-def order(seed: int, count: int, start: int, batch: int) -> list[int]:
-    """The rows of one batch: every epoch is a fresh shuffle of all `count` pictures, a function of seed and place."""
-    rows = []
-    for place in range(start, start + batch):
-        epoch, index = divmod(place, count)
-        rng = torch.Generator().manual_seed(seed * 7_368_787 + epoch)
-        rows.append(int(torch.randperm(count, generator=rng)[index]))
-    return rows
-
-
-def warm_cosine(step: int, steps: int, warm: float = 0.05, floor: float = 0.05) -> float:
-    """The learning rate's factor: a short rise, then half a cosine down to `floor`."""
-    rise = max(1, round(steps * warm))
-    if step < rise:
-        return (step + 1) / rise
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-def save(training: Training, adapter: Adapter, previews: Sequence[Image.Image]) -> Path:
-    """Write the style with its whole record, into the library and beside its run."""
+def save(training: Training, adapter: Adapter, previews: Sequence[Image.Image], step: int, name: str) -> Path:
+    """Write the style as learnt after `step` with its record: into the library, a finished one also beside its run."""
     config, plan = training.config, training.plan
     metadata = style_metadata(
-        info=replace(adapter.info, name=training.name),
+        info=replace(adapter.info, name=name),
         rank=plan.rank,
         alpha=plan.alpha,
-        config=as_row(config) | {"version": __version__},
+        config=shared_row(config) | {"version": __version__},
         captions=[item.caption for item in training.data.items],
         folder=config.images.resolve().name,
         fingerprint=training.fingerprint,
@@ -260,8 +278,16 @@ def save(training: Training, adapter: Adapter, previews: Sequence[Image.Image]) 
         learning_rate=plan.learning_rate,
         thumbnail=webp(previews[0]) if previews else None,
     )
-    save_adapter(training.run.folder / training.file.name, adapter, metadata)
-    return save_adapter(training.file, adapter, metadata)
+    metadata["ss_steps"] = str(step)
+    if name == training.name:
+        save_adapter(training.run.folder / training.file.name, adapter, metadata)
+    return save_adapter(training.file.with_name(f"{name}.safetensors"), adapter, metadata)
+
+
+def shared_row(config: TrainConfig) -> dict:
+    """The config as it goes into a file that people share: without where things lie on this machine."""
+    row = {k: v for k, v in as_row(config).items() if k not in {"out", "runs"}}
+    return row | {"images": config.images.resolve().name}
 
 
 def webp(picture: Image.Image, side: int = 256) -> bytes:
