@@ -1,0 +1,148 @@
+"""Named endpoints for programs: the same work as the pages, as plain values."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import gradio as gr
+
+from difflora.config import DrawConfig, TrainConfig, parse_lora
+from difflora.drawing.batcher import Ticket
+
+from . import easel, trainings
+from .desk import Desk
+from .show import told, who
+
+POLL_SECONDS = 0.05
+
+
+def endpoints(desk: Desk) -> None:
+    """Add /draw, /blend, /train and /status."""
+    gr.api(draw_of(desk), api_name="draw", concurrency_limit=None)
+    gr.api(blend_of(desk), api_name="blend", concurrency_limit=None)
+    gr.api(train_of(desk), api_name="train", concurrency_limit=None)
+    gr.api(status_of(desk), api_name="status", concurrency_limit=None, queue=False)
+
+
+def draw_of(desk: Desk):
+    """The endpoint /draw."""
+
+    async def draw(
+        request: gr.Request,
+        prompt: str,
+        styles: list[str] | None = None,
+        negative: str = "",
+        seed: int = 0,
+        count: int = 1,
+        steps: int = 25,
+        guidance: float = 7.5,
+        size: str | None = None,
+        sampler: str | None = None,
+    ) -> list[dict]:
+        """Draw a prompt and return the pictures once they are done.
+
+        prompt: one prompt a line. styles: such as ["ink:0.7", "gouache:0.4"]. seed: of the first picture; the next
+        ones count up. count: pictures per prompt. size: a side in pixels or WIDTHxHEIGHT. The result has one
+        {"name", "url", "recipe"} per picture; GET the url on the same server for the PNG.
+        """
+        row = {
+            "negative": negative, "seed": seed, "count": count, "steps": steps, "guidance": guidance, "size": size,
+            "sampler": sampler, "base": desk.config.base,
+        }  # fmt: skip
+        return await finished(desk, await asyncio.to_thread(ask, request, prompt, styles, row))
+
+    @told
+    def ask(request: gr.Request, prompt: str, styles: list[str] | None, row: dict) -> Ticket:
+        prompts = tuple(line.strip() for line in prompt.splitlines() if line.strip())
+        return easel.draw(desk, who(desk, request), DrawConfig(prompts=prompts, **row), mix_of(styles))
+
+    return draw
+
+
+def mix_of(styles: list[str] | None) -> list[dict]:
+    """["ink:0.7"] -> the mix of a page."""
+    return [{"name": name, "weight": weight} for name, weight in map(parse_lora, styles or [])]
+
+
+async def finished(desk: Desk, ticket: Ticket) -> list[dict]:
+    """Wait for a ticket without holding a thread; its pictures, or its error."""
+    try:
+        while not ticket.over:
+            await asyncio.sleep(POLL_SECONDS)
+    except asyncio.CancelledError:
+        ticket.cancel()
+        raise
+    if ticket.state != "done":
+        raise gr.Error(ticket.error or "cancelled", print_exception=False)
+    drawn = zip(desk.drawings[ticket.id].files, ticket.pictures, strict=True)
+    return [
+        {"name": name, "url": f"/studio/pictures/{name}", "recipe": json.loads(done[0].text())} for name, done in drawn
+    ]
+
+
+def blend_of(desk: Desk):
+    """The endpoint /blend."""
+
+    @told
+    def blend(request: gr.Request, styles: list[str], name: str) -> dict:
+        """Write a blend of styles as one file of the library: the exact sum of their updates.
+
+        styles: such as ["ink:0.7", "gouache:0.4"]. name: of the new style. The result is {"name", "url", "size"}.
+        """
+        file = easel.write_blend(desk, name, mix_of(styles))
+        return {"name": file.stem, "url": f"/studio/styles/{file.stem}/file", "size": file.stat().st_size}
+
+    return blend
+
+
+def train_of(desk: Desk):
+    """The endpoint /train."""
+
+    @told
+    def train(request: gr.Request, folder: str, settings: dict | None = None) -> dict:
+        """Put a training into the queue and return its name and plan at once; /status says how far it is.
+
+        folder: one inside the folders that the studio was given. settings: fields of `difflora train` by name, such as
+        {"name": "ink", "steps": 400, "trigger": "inkstyle"}.
+        """
+        key, _ = trainings.open_folder(desk, folder)
+        config = TrainConfig(images=desk.datasets[key], **allowed(settings or {}))
+        made = trainings.plan(desk, config, key)
+        return {"name": trainings.start(desk, config, key), "plan": made}
+
+    return train
+
+
+def allowed(settings: dict) -> dict:
+    """Fields a program may set: not the studio's own folders and base; RequestError for others."""
+    from difflora.errors import RequestError
+
+    from .training import BASIC, MORE
+
+    for name in settings:
+        if name not in (*BASIC, *MORE):
+            raise RequestError(f"setting {str(name)[:40]!r}: expected one of {', '.join((*BASIC, *MORE))}")
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+
+
+def status_of(desk: Desk):
+    """The endpoint /status."""
+
+    @told
+    def status(request: gr.Request) -> dict:
+        """What the studio is doing: its base, the queue of drawings, the caller's own drawings, styles and runs."""
+        user = who(desk, request)
+        mine = [
+            {"id": t.id, "state": t.state, "position": t.position, "progress": t.progress}
+            for t in desk.batcher.tickets(user)
+        ]
+        runs = [
+            {"name": r.name, "state": r.state, "step": r.step, "steps": r.steps, "loss": r.loss, "eta": r.eta}
+            for r in desk.runs.list()
+        ]
+        styles = [{"name": c.path.stem, "trigger": c.trigger, "fits": not c.problem} for c in desk.cards()]
+        queue = desk.batcher.status()
+        return {"base": desk.config.base, "queue": queue, "drawings": mine, "styles": styles, "runs": runs}
+
+    return status

@@ -1,0 +1,117 @@
+// What all widgets share: elements without innerHTML (text from files is only ever text), words, stores, one poller.
+window.difflora ??= (() => {
+  const widgets = {};
+  const d = { widgets, words: {} };
+
+  d.ready = fetch("/studio/assets/en.json").then((r) => r.json()).then((w) => { d.words = w; });
+  d.widget = (name, fill) => { widgets[name] = (tools) => d.ready.then(() => fill(tools)); };
+
+  d.t = (key, values = {}) => (d.words[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
+
+  // h("button", {class: "x", onclick: f, "aria-label": "y"}, child, "text", …)
+  d.h = (tag, attributes = {}, ...children) => {
+    const svg = ["svg", "path", "line", "text", "rect", "circle", "g", "polyline"].includes(tag);
+    const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (name === "value" || name === "checked") node[name] = value;
+      else node.setAttribute(name, value === true ? "" : value);
+    }
+    for (const child of children.flat(Infinity)) if (child !== null && child !== undefined && child !== false) node.append(child);
+    return node;
+  };
+
+  d.json = async (url) => {
+    const answer = await fetch(url, { headers: { Accept: "application/json" } });
+    if (answer.status === 401) { location.reload(); throw new Error("signed out"); }
+    return answer.json();
+  };
+
+  // A value with listeners; with a key it outlives a reload.
+  d.store = (start, key = null) => {
+    let value = start;
+    const listeners = new Set();
+    if (key) try { value = JSON.parse(localStorage.getItem(key)) ?? start; } catch { value = start; }
+    const store = {
+      get: () => value,
+      set: (next, from = null) => {
+        value = next;
+        if (key) try { localStorage.setItem(key, JSON.stringify(next)); } catch { /* a full or private storage */ }
+        for (const listener of listeners) listener(value, from);
+      },
+      on: (listener, now = true) => { listeners.add(listener); if (now) listener(value, null); },
+    };
+    return store;
+  };
+
+  d.mix = d.store([], "difflora.mix");
+  d.styles = d.store([]);
+  d.now = d.store({ tickets: [], queue: {}, history: 0, newest: "", styles: "", runs: [] });
+  d.mine = d.store([], "difflora.tickets"); // tickets this browser asked for, newest last
+  d.follow = (id) => { d.mine.set([...d.mine.get().filter((x) => x !== id), id].slice(-12)); d.poke(); };
+  d.ticket = (id) => d.now.get().tickets.find((t) => t.id === id);
+
+  let timer = null;
+  let asking = false;
+  d.poke = () => { clearTimeout(timer); timer = setTimeout(poll, 30); };
+  const poll = async () => {
+    if (asking) return;
+    asking = true;
+    let wait = 4000;
+    try {
+      const now = await d.json("/studio/now?also=" + d.mine.get().map(encodeURIComponent).join(","));
+      const before = d.now.get();
+      d.now.set(now);
+      if (now.styles !== before.styles) await d.loadStyles();
+      if (now.tickets.some((t) => !over(t))) wait = 350;
+      else if (now.runs.some((r) => ["running", "starting", "queued"].includes(r.state))) wait = 1000;
+      document.body.classList.remove("away");
+    } catch { document.body.classList.add("away"); wait = 3000; }
+    asking = false;
+    clearTimeout(timer);
+    timer = setTimeout(poll, document.hidden ? 8000 : wait);
+  };
+  const over = (t) => ["done", "cancelled", "failed"].includes(t.state);
+  d.over = over;
+  d.loadStyles = async () => d.styles.set((await d.json("/studio/styles")).rows);
+  document.addEventListener("visibilitychange", d.poke);
+  d.ready.then(poll);
+
+  d.say = (words, bad = false) => {
+    let place = document.querySelector(".say");
+    if (!place) document.body.append((place = d.h("div", { class: "say", role: "status", "aria-live": "polite" })));
+    const line = d.h("p", { class: bad ? "bad" : "" }, words);
+    place.append(line);
+    setTimeout(() => line.remove(), bad ? 9000 : 4000);
+  };
+  // Call a server function; its one line of what went wrong is shown.
+  d.call = async (asked) => {
+    try {
+      const answer = await asked;
+      if (answer && answer.error) { d.say(answer.error, true); return null; }
+      return answer ? answer.ok ?? true : true;
+    } catch { d.say(d.t("away"), true); return null; }
+  };
+
+  d.number = (value, digits = 2) => (Math.round(value * 10 ** digits) / 10 ** digits).toString();
+  d.weights = (names, weights) => names.map((name, i) => `${name} ${d.number(weights[i])}`).join(", ");
+  d.size = (bytes) => bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.max(1, Math.round(bytes / 1e3))} kB`;
+  d.clock = (seconds) => {
+    const s = Math.max(0, Math.round(seconds));
+    return s >= 3600 ? `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min` : s >= 60 ? `${Math.floor(s / 60)} min ${s % 60} s` : `${s} s`;
+  };
+  // Colours of the chosen styles, by place: told apart by hue and lightness.
+  d.tints = ["#e4572e", "#2e86ab", "#7a9e35", "#a44a9c", "#d99a1c", "#3b9c86", "#c2496b", "#5b6bc0"];
+  d.tint = (name) => d.tints[Math.max(0, d.mix.get().findIndex((row) => row.name === name)) % d.tints.length];
+  d.thumb = (style, size = "") => {
+    if (style && style.thumb) return d.h("img", { class: "thumb " + size, src: `/studio/styles/${encodeURIComponent(style.name)}/thumb?v=${style.version}`, alt: "", loading: "lazy" });
+    const letter = ((style && style.name) || "?")[0].toUpperCase();
+    return d.h("span", { class: "thumb letter " + size, "aria-hidden": "true" }, letter);
+  };
+  d.picture = (name, thumb = false) => `/studio/pictures/${name.split("/").map(encodeURIComponent).join("/")}${thumb ? "?thumb=true" : ""}`;
+  d.byName = (name) => d.styles.get().find((s) => s.name === name);
+  // Fill a place again without losing the focus of the one who types there.
+  d.fill = (place, ...children) => place.replaceChildren(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false));
+  return d;
+})();

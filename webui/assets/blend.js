@@ -1,0 +1,107 @@
+// The steps in between, the blind pick, and the blend as one file.
+(() => {
+  const { h, t } = difflora;
+
+  difflora.widget("strip", ({ element, props, watch, server }) => {
+    const place = h("div", { class: "strip-place" });
+    const kept = difflora.store(null, "difflora.strip");
+    element.append(place);
+    let seen = "";
+    watch("value", () => { if (props.value && props.value.ticket) { kept.set(props.value.ticket); difflora.follow(props.value.ticket); } });
+    difflora.now.on(render);
+    difflora.mix.on(() => { seen = ""; render(); }, false);
+    if (kept.get()) difflora.follow(kept.get());
+    function render() {
+      const ticket = kept.get() && difflora.ticket(kept.get());
+      const key = JSON.stringify(ticket ?? null);
+      if (key === seen) return;
+      seen = key;
+      if (!ticket) return difflora.fill(place);
+      const { names, cells } = ticket.facts;
+      const focused = document.activeElement?.dataset?.cell;
+      const shape = cells.some((c) => c.y > 0) ? "triangle" : "line";
+      const box = h("div", { class: `strip ${shape}`, role: "group", "aria-label": t("strip.title") }, cells.map((cell, i) => piece(ticket, names, cell, i)));
+      difflora.fill(place, shape === "line" && h("p", { class: "strip-ends" }, names.map((n) => h("span", { style: `--tint:${difflora.tint(n)}` }, n))), shape === "line" ? box : corners(box, names, cells), !difflora.over(ticket) && difflora.bar(ticket, server),
+        ticket.state === "failed" && h("p", { class: "bad" }, ticket.error), difflora.over(ticket) && h("p", { class: "hint" }, t("strip.click")));
+      if (focused) place.querySelector(`[data-cell="${focused}"]`)?.focus();
+    }
+    function corners(box, names, cells) {
+      cells.forEach((cell) => {
+        const only = cell.weights.filter((w) => w !== 0).length === 1 ? cell.weights.findIndex((w) => w !== 0) : -1;
+        if (only >= 0) box.append(h("span", { class: "corner" + (cell.y === 0 ? " top" : ""), style: `--x:${cell.x};--y:${cell.y}` }, names[only]));
+      });
+      return box;
+    }
+    function piece(ticket, names, cell, i) {
+      const words = difflora.weights(names, cell.weights);
+      const now = names.every((name, k) => difflora.mix.get().some((row) => row.name === name && Math.abs(row.weight - cell.weights[k]) < 1e-3));
+      return h("button", { type: "button", class: "cell" + (now ? " now" : ""), style: `--x:${cell.x};--y:${cell.y}`, title: words, "aria-label": words, "aria-pressed": String(now), "data-cell": String(i),
+        onclick: () => { difflora.setWeights(names, cell.weights); difflora.say(t("strip.set", { weights: words })); } }, difflora.cell(ticket, i, true));
+    }
+  });
+
+  difflora.widget("duel", ({ element, props, trigger, watch, server }) => {
+    const body = h("div", { class: "duel-body" });
+    const box = h("dialog", { class: "viewer duel", "aria-label": t("duel.title") }, h("button", { type: "button", class: "icon close", "aria-label": t("close"), onclick: () => box.close() }, "×"), body);
+    document.body.append(box);
+    let state = null, seen = "";
+    watch("value", () => {
+      if (!props.value || !props.value.ticket) return;
+      state = props.value;
+      seen = "";
+      difflora.setWeights(state.names, state.weights);
+      difflora.follow(state.ticket);
+      if (!box.open) box.showModal();
+      render();
+    });
+    difflora.now.on(render, false);
+    const choose = (which) => { trigger("select", { weights: state.weights, spread: state.spread, round: state.round, which }); state = { ...state, ticket: null }; render(); };
+    function render() {
+      if (!state || !box.open) return;
+      const ticket = state.ticket && difflora.ticket(state.ticket);
+      const key = JSON.stringify([ticket ?? null, state.round, state.ticket]);
+      if (key === seen) return;
+      seen = key;
+      const done = ticket && ticket.state === "done";
+      const side = (i) => h("button", { type: "button", class: "frame", disabled: !done, "aria-label": t(i ? "duel.right" : "duel.left"), onclick: () => choose(i) }, ticket ? difflora.cell(ticket, i) : h("span", { class: "blank waiting" }));
+      difflora.fill(body, h("h2", {}, t("duel.title")), h("p", { class: "empty" }, t("duel.help", { round: state.round + 1 })), h("div", { class: "grid n2" }, side(0), side(1)),
+        ticket && !difflora.over(ticket) && difflora.bar(ticket, server), ticket?.state === "failed" && h("p", { class: "bad" }, ticket.error),
+        h("div", { class: "acts" }, h("button", { type: "button", disabled: !done, onclick: () => choose(null) }, t("duel.equal")), h("button", { type: "button", class: "primary", onclick: () => { box.close(); difflora.say(t("duel.set", { weights: difflora.weights(state.names, state.weights) })); } }, t("duel.take"))));
+    }
+  });
+
+  difflora.widget("export", ({ element, props, watch, server }) => {
+    const facts = h("p", { class: "facts", "aria-live": "polite" });
+    const check = h("div", { class: "check" });
+    element.append(facts, check);
+    let asked = "", seen = "", pair = null;
+    difflora.mix.on(async (mix) => {
+      const rows = mix.filter((row) => row.weight && difflora.byName(row.name)).map(({ name, weight }) => ({ name, weight }));
+      const key = rows.map((r) => r.name).join("|");
+      if (!rows.length) { asked = key; facts.textContent = t("export.none"); return; }
+      if (key === asked) return;
+      asked = key;
+      const f = await difflora.json(`/studio/facts?mix=${encodeURIComponent(JSON.stringify(rows))}`);
+      if (asked === key) facts.textContent = f.error ?? t("export.facts", { rank: f.rank, size: difflora.size(f.size), layers: f.layers });
+    });
+    difflora.styles.on(() => { asked = ""; difflora.mix.set(difflora.mix.get()); }, false);
+    watch("value", () => { if (props.value && props.value.tickets) { pair = props.value; seen = ""; pair.tickets.forEach(difflora.follow); render(); } });
+    difflora.now.on(render, false);
+    async function render() {
+      if (!pair) return;
+      const [a, b] = pair.tickets.map(difflora.ticket);
+      const key = JSON.stringify([a, b]);
+      if (key === seen || !a || !b) return;
+      seen = key;
+      const both = [a, b].map((x, i) => h("figure", {}, difflora.cell(x, 0), h("figcaption", {}, t(i ? "export.file" : "export.stack"))));
+      const failed = [a, b].find((x) => x.state === "failed");
+      const words = h("p", { class: "verdict", role: "status" }, failed ? failed.error : t("export.checking"));
+      difflora.fill(check, h("p", {}, t("export.saved", { name: pair.name, size: difflora.size(pair.size) })), h("div", { class: "two" }, both), words, [a, b].filter((x) => !difflora.over(x)).map((x) => difflora.bar(x, server)));
+      if (a.files[0] && b.files[0]) {
+        const most = await difflora.difference(a.files[0], b.files[0]);
+        words.textContent = t("export.verdict", { levels: most });
+        check.append(h("button", { type: "button", class: "quiet", onclick: () => difflora.compare(a.files[0], b.files[0], words.textContent) }, t("export.compare")));
+      }
+    }
+  });
+})();

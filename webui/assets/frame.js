@@ -1,0 +1,23 @@
+// The frame: the name of the house, light or dark, signing out; Ctrl+Enter draws.
+(() => {
+  const { h, t } = difflora;
+  difflora.widget("frame", ({ element, props }) => {
+    const facts = props.value || {};
+    const flip = () => {
+      const dark = document.body.classList.toggle("dark");
+      localStorage.setItem("difflora.theme", dark ? "dark" : "light");
+    };
+    const busy = h("span", { class: "busy", role: "status" });
+    element.append(h("header", { class: "frame-head" }, h("a", { class: "brand", href: "/", "aria-label": t("title") }, h("span", { class: "mark", "aria-hidden": "true" }, h("i"), h("i"), h("i")), t("title")),
+      h("span", { class: "spring" }), busy, h("span", { class: "base", title: t("about.base") }, facts.base),
+      h("button", { type: "button", class: "icon theme", "aria-label": t("theme"), title: t("theme"), onclick: flip }, "◐"),
+      facts.user && h("a", { class: "signout", href: "/logout" }, t("signout"))));
+    difflora.now.on((now) => {
+      const active = now.runs.filter((r) => ["running", "starting"].includes(r.state)).map((r) => r.name);
+      busy.textContent = active.length ? t("frame.training", { name: active.join(", ") }) : "";
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.closest("#prompt")) { event.preventDefault(); document.querySelector("#draw").click(); }
+    });
+  });
+})();

@@ -1,0 +1,180 @@
+"""What can be asked of the easel: pictures, strips, duels, redrawings, a blend as a file. Knows no page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from difflora.adapters.edits import edit
+from difflora.adapters.files import writable_folder
+from difflora.config import DrawConfig, check_name
+from difflora.drawing.batcher import Ticket
+from difflora.drawing.duel import Duel
+from difflora.drawing.export import blend_facts, export
+from difflora.drawing.recipe import Recipe, Style, read_recipe, save_picture
+from difflora.drawing.request import free_name, recipes_for
+from difflora.drawing.strip import Cell, line, strip_recipes, triangle
+from difflora.drawing.styles import found_again
+from difflora.errors import RequestError
+
+from .desk import Desk, Drawing, Mix
+
+ASIDE = "aside"
+"""Folder beside the pictures for strips, duels and checks: shown where they were asked for, not in the history."""
+KEPT_ASIDE = 300
+
+
+def draw(desk: Desk, user: str, config: DrawConfig, mix: Mix) -> Ticket:
+    """Ask for pictures; raises DiffloraError before anything is queued."""
+    return submit(desk, user, recipes_for(config, desk.styles(mix), desk.model), "pictures")
+
+
+def redraw(desk: Desk, user: str, name: str) -> Ticket:
+    """Draw a picture of the history again from its recipe, in a batch of the same size."""
+    recipe = read_recipe(picture_file(desk, user, name))
+    if recipe.base != desk.config.base:
+        raise RequestError(f"drawn with base {recipe.base}: this studio has {desk.config.base} open")
+    styles = tuple(found_again(style, desk.config.loras) for style in recipe.styles)
+    return submit(desk, user, replace(recipe, styles=styles).copies(), "redraw", {"row": recipe.row, "of": name})
+
+
+def strip(desk: Desk, user: str, config: DrawConfig, mix: Mix) -> Ticket:
+    """Two styles: the steps in between; three: a triangle; all cells with one seed."""
+    styles = desk.styles(mix)
+    places = [i for i, row in enumerate(mix) if row.get("strip", True)][:3]
+    if len(places) < 2:
+        raise RequestError(f"{len(styles)} styles chosen: the steps in between need two, a triangle three")
+    ends = [desk.card(styles[i].name).weight for i in places]
+    cells: list[Cell] = line(ends) if len(places) == 2 else triangle(ends)
+    first = recipes_for(config, styles, desk.model)[0]
+    facts = {"names": [styles[i].name for i in places], "cells": [asdict(cell) for cell in cells]}
+    return submit(desk, user, strip_recipes(first, places, cells), "strip", facts)
+
+
+def duel(desk: Desk, user: str, config: DrawConfig, mix: Mix, state: dict | None) -> tuple[Ticket, dict]:
+    """The next two pictures of a blind pick, and its state for the page: weights, spread, round, seed."""
+    styles = desk.styles(mix)
+    if not styles:
+        raise RequestError("no style chosen: a blind pick needs at least one")
+    now = Duel(weights=tuple(style.weight for style in styles), seed=config.seed)
+    if state:
+        weights = tuple(float(w) for w in state["weights"])
+        now = Duel(weights=weights, spread=float(state["spread"]), round=int(state["round"]), seed=config.seed)
+        which = state.get("which")
+        now = now.chosen(None if which is None else int(which))
+    first = recipes_for(config, styles, desk.model)[0]
+    # Each round another seed, or one lucky picture would decide every round.
+    both = [weighted(first, weights, first.seed + now.round) for weights in now.pair()]
+    facts = {"weights": list(now.weights), "spread": now.spread, "round": now.round, "names": [s.name for s in styles]}
+    return submit(desk, user, both, "duel", facts), facts
+
+
+def weighted(recipe: Recipe, weights: Sequence[float], seed: int) -> Recipe:
+    """The recipe with other weights and another seed."""
+    styles = tuple(replace(style, weight=weight) for style, weight in zip(recipe.styles, weights, strict=True))
+    return replace(recipe, styles=styles, seed=seed)
+
+
+def facts_of(desk: Desk, mix: Mix) -> dict:
+    """Rank and size of the blend as one file, before it is written."""
+    styles = [style for style in desk.styles(mix) if style.weight]
+    return asdict(blend_facts(styles)) if styles else {}
+
+
+def save_blend(desk: Desk, user: str, name: str, mix: Mix, config: DrawConfig) -> tuple[Path, Ticket, Ticket]:
+    """Write the exact sum as one style of the library, and ask for the same seed from the stack and from the file."""
+    file = write_blend(desk, name, mix)
+    styles = [style for style in desk.styles(mix) if style.weight]
+    asked = replace(recipes_for(config, styles, desk.model)[0], styles=tuple(styles))
+    alone = replace(asked, styles=(desk.style(file.stem, 1.0),))
+
+    def put_on_card(picture: Image.Image) -> None:
+        edit(file, thumbnail=as_webp(picture))
+
+    stack = submit(desk, user, [asked], "check")
+    return file, stack, submit(desk, user, [alone], "check", then=put_on_card)
+
+
+def write_blend(desk: Desk, name: str, mix: Mix) -> Path:
+    """Write the exact sum of a mix as a new style of the library; raises DiffloraError."""
+    styles = [style for style in desk.styles(mix) if style.weight]
+    if not styles:
+        raise RequestError("nothing to save: expected at least one style with a weight other than 0")
+    check_name(name)
+    return export(styles, desk.config.loras / f"{name}.safetensors", desk.model, base=desk.config.base)
+
+
+def submit(
+    desk: Desk,
+    user: str,
+    recipes: Sequence[Recipe],
+    kind: str,
+    facts: dict | None = None,
+    then: Callable[[Image.Image], None] = lambda picture: None,
+) -> Ticket:
+    """Queue recipes; each picture is saved as soon as it is drawn, and `then` is called with it."""
+    folder = desk.pictures(user) if kind in {"pictures", "redraw"} else desk.pictures(user) / ASIDE
+    writable_folder(folder)
+    asked = list(recipes)
+    files: list[str | None] = [None] * len(asked)
+
+    def finished(recipe: Recipe, picture: Image.Image) -> None:
+        place = next(i for i, r in enumerate(asked) if files[i] is None and same(r, recipe, kind == "redraw"))
+        if kind == "redraw" and place != (facts or {}).get("row"):
+            return
+        path = free_name(folder, recipe)
+        save_picture(picture, recipe, path)
+        files[place] = path.relative_to(desk.pictures(user)).as_posix()
+        if folder.name == ASIDE:
+            forget_old(folder)
+        then(picture)
+
+    for old in [key for key in desk.drawings if desk.batcher.ticket(key) is None]:
+        desk.drawings.pop(old, None)
+    ticket = desk.batcher.submit(user, asked, finished=finished, alone=kind == "redraw")
+    desk.drawings[ticket.id] = Drawing(kind, files, facts or {})
+    return ticket
+
+
+def same(asked: Recipe, drawn: Recipe, exact: bool) -> bool:
+    """Whether a drawn recipe is the one that was asked for, apart from the facts of its batch."""
+    if exact and asked.row != drawn.row:
+        return False
+    weights = [{s.name: s.weight for s in recipe.styles} for recipe in (asked, drawn)]
+    return (asked.prompt, asked.seed, weights[0]) == (drawn.prompt, drawn.seed, weights[1])
+
+
+def forget_old(folder: Path) -> None:
+    """Keep the newest few hundred of the pictures that no history shows."""
+    kept = sorted(folder.glob("*.png"), key=lambda path: path.stat().st_mtime_ns)
+    for path in kept[:-KEPT_ASIDE]:
+        path.unlink(missing_ok=True)
+
+
+def picture_file(desk: Desk, user: str, name: str) -> Path:
+    """A picture of this user's by its name; raises RequestError for anything that is not one."""
+    folder = desk.pictures(user)
+    path = folder / name
+    parts = Path(name).parts
+    plain = 0 < len(parts) <= 2 and parts[0] != ".." and not any(part.startswith(".") for part in parts)
+    if not (plain and (len(parts) == 1 or parts[0] == ASIDE) and path.suffix == ".png" and path.is_file()):
+        raise RequestError(f"no picture {name[:80]!r}: expected one of the history")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise RequestError(f"no picture {name[:80]!r}: expected one of the history")
+    return path
+
+
+def as_webp(picture: Image.Image) -> bytes:
+    """A picture as WebP, quickly."""
+    buffer = BytesIO()
+    picture.save(buffer, format="WEBP", quality=85, method=0)
+    return buffer.getvalue()
+
+
+def style_row(style: Style) -> dict:
+    """A recipe's style as a page shows it."""
+    return {"name": style.name, "weight": style.weight}

@@ -1,0 +1,205 @@
+"""What a page reads: plain GET routes behind the same sign-in. Everything a page changes is a Gradio event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+
+from difflora.drawing.batcher import Ticket
+from difflora.errors import DiffloraError
+
+from .desk import Desk
+from .easel import as_webp, facts_of, picture_file
+from .history import History, recipe_row, small
+from .styles import detail, rows
+from .trainings import picture_of, run_row, wall
+
+ASSETS = Path(__file__).with_name("assets")
+FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+NEVER = {"Cache-Control": "no-store"}
+THUMB = 320
+User = Callable[[Request], str]
+
+
+def add_routes(app: FastAPI, user: User, desk: Desk) -> None:
+    """Add every route of the studio; `user` names who asks or refuses with 401."""
+    desk.user = user
+    app.get("/studio/assets/{name}")(asset)
+    add_drawing(app, user, desk)
+    add_library(app, user, desk)
+    add_training(app, user, desk)
+
+
+def asset(name: str) -> Response:
+    """A file of the page itself."""
+    known = {path.name: path for path in ASSETS.iterdir()}
+    if name not in known:
+        raise HTTPException(404)
+    return FileResponse(known[name], headers={"Cache-Control": "no-cache"})
+
+
+def told(work: Callable[[], object]) -> Response:
+    """The work's result as JSON, or its one line of what went wrong."""
+    try:
+        return JSONResponse(work(), headers=NEVER)
+    except DiffloraError as error:
+        return JSONResponse({"error": str(error)}, status_code=404, headers=NEVER)
+
+
+async def picture(path: Callable[[], Path], side: int | None, headers: dict[str, str]) -> Response:
+    """A picture file as it is, or made smaller."""
+    try:
+        if side is None:
+            return FileResponse(path(), headers=headers)
+        data = await asyncio.to_thread(lambda: small(path(), side))
+    except DiffloraError as error:
+        return JSONResponse({"error": str(error)}, status_code=404, headers=NEVER)
+    return Response(data, media_type="image/webp", headers=headers)
+
+
+def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
+    """What is drawn now, the looks at it, the history."""
+    history = History(desk)
+
+    @app.get("/studio/now")
+    def now(request: Request) -> Response:
+        who = user(request)
+        mine = [t for t in desk.batcher.tickets(who) if t.id in desk.drawings]
+        extra = [desk.batcher.ticket(id) for id in request.query_params.get("also", "").split(",") if id]
+        mine += [t for t in extra if t is not None and t.user == who and t not in mine and t.id in desk.drawings]
+        body = {
+            "tickets": [ticket_row(desk, t) for t in mine],
+            "queue": desk.batcher.status(),
+            "history": len(history.names(who)),
+            "newest": (history.names(who) or [""])[0],
+            "styles": library_version(desk),
+            "runs": [{"name": run.name, "state": run.state} for run in desk.runs.list()],
+        }
+        return JSONResponse(body, headers=NEVER)
+
+    @app.get("/studio/look/{id}/{place}")
+    def look(request: Request, id: str, place: int) -> Response:
+        ticket = desk.batcher.ticket(id)
+        if ticket is None or ticket.user != user(request) or not 0 <= place < len(ticket.previews):
+            raise HTTPException(404)
+        seen = ticket.previews[place]
+        if seen is None:  # finished since the page asked
+            return Response(status_code=204, headers=NEVER)
+        return Response(as_webp(seen), media_type="image/webp", headers=NEVER)
+
+    @app.get("/studio/history")
+    def listing(request: Request, start: int = 0) -> Response:
+        who = user(request)
+        return told(lambda: history.page(who, max(0, start)))
+
+    @app.get("/studio/recipe/{name:path}")
+    def recipe(request: Request, name: str) -> Response:
+        who = user(request)
+        return told(lambda: recipe_row(desk, who, name))
+
+    @app.get("/studio/pictures/{name:path}")
+    async def drawn(request: Request, name: str, thumb: bool = False) -> Response:
+        who = user(request)
+        return await picture(lambda: picture_file(desk, who, name), THUMB if thumb else None, FOREVER)
+
+
+def add_library(app: FastAPI, user: User, desk: Desk) -> None:
+    """The styles: cards, thumbnails, one in detail, the file itself."""
+
+    @app.get("/studio/styles")
+    def styles(request: Request) -> Response:
+        user(request)
+        return told(lambda: {"version": library_version(desk), "rows": rows(desk)})
+
+    @app.get("/studio/styles/{name}/thumb")
+    def thumb(request: Request, name: str) -> Response:
+        user(request)
+        try:
+            data = desk.card(name).thumbnail
+        except DiffloraError:
+            data = b""
+        if not data:
+            raise HTTPException(404)
+        return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=60"})
+
+    @app.get("/studio/styles/{name}/detail")
+    def about(request: Request, name: str) -> Response:
+        user(request)
+        return told(lambda: detail(desk, name))
+
+    @app.get("/studio/styles/{name}/file")
+    def download(request: Request, name: str) -> Response:
+        user(request)
+        try:
+            path = desk.card(name).path
+        except DiffloraError as error:
+            return JSONResponse({"error": str(error)}, status_code=404)
+        return FileResponse(path, filename=path.name, media_type="application/octet-stream", headers=NEVER)
+
+    @app.get("/studio/facts")
+    def facts(request: Request, mix: str = "[]") -> Response:
+        import json
+
+        user(request)
+        try:
+            asked = json.loads(mix)
+        except ValueError:
+            raise HTTPException(400) from None
+        return told(lambda: facts_of(desk, asked if isinstance(asked, list) else []))
+
+
+def add_training(app: FastAPI, user: User, desk: Desk) -> None:
+    """Runs and the pictures they learn from."""
+    runs = desk.config.runs
+
+    @app.get("/studio/runs")
+    def listing(request: Request) -> Response:
+        user(request)
+        return told(lambda: {"rows": [run_row(view, runs) for view in desk.runs.list()]})
+
+    @app.get("/studio/previews/{name}/{file}")
+    async def preview(request: Request, name: str, file: str) -> Response:
+        user(request)
+
+        def found() -> Path:
+            view = desk.runs.view(name)
+            shown = {path.name: path for _, paths in view.previews for path in paths}
+            if file not in shown:
+                raise HTTPException(404)
+            return shown[file]
+
+        return await picture(found, THUMB, FOREVER)
+
+    @app.get("/studio/wall/{key}")
+    def pictures(request: Request, key: str) -> Response:
+        user(request)
+        return told(lambda: wall(desk, key))
+
+    @app.get("/studio/wall/{key}/{name:path}")
+    async def one(request: Request, key: str, name: str) -> Response:
+        user(request)
+        return await picture(lambda: picture_of(desk, key, name), THUMB, {"Cache-Control": "private, max-age=60"})
+
+
+def ticket_row(desk: Desk, ticket: Ticket) -> dict:
+    """A ticket for a page."""
+    drawing = desk.drawings[ticket.id]
+    return {
+        "id": ticket.id, "kind": drawing.kind, "state": ticket.state, "position": ticket.position,
+        "progress": round(ticket.progress, 4), "eta": ticket.eta, "error": ticket.error, "version": ticket.version,
+        "files": list(drawing.files), "looks": [seen is not None for seen in ticket.previews], "facts": drawing.facts,
+        "prompt": ticket.recipes[0].prompt, "shape": [ticket.recipes[0].width, ticket.recipes[0].height],
+    }  # fmt: skip
+
+
+def library_version(desk: Desk) -> str:
+    """Changes whenever the library does."""
+    try:
+        found = [entry.stat() for entry in desk.config.loras.glob("[!.]*.safetensors")]
+    except OSError:
+        return ""
+    return f"{len(found)}-{max((s.st_mtime_ns for s in found), default=0)}"

@@ -1,0 +1,67 @@
+"""What is shared by the pages: who asks, errors as one readable line, a widget's element."""
+
+from __future__ import annotations
+
+import functools
+import html
+import inspect
+import re
+from collections.abc import Callable
+
+import gradio as gr
+
+from difflora.errors import DiffloraError
+
+from .desk import Desk
+
+HEAD = '<script src="/studio/assets/base.js"></script>'
+
+
+def who(desk: Desk, request: gr.Request) -> str:
+    """The name of who signed in."""
+    return desk.user(getattr(request, "request", None) or request)
+
+
+def told(function: Callable) -> Callable:
+    """The same event function, a DiffloraError shown as its one line. Messages are HTML to Gradio: they are escaped."""
+
+    @functools.wraps(function)
+    def wrapped(*args: object, **kwargs: object) -> object:
+        try:
+            return function(*args, **kwargs)
+        except DiffloraError as error:
+            raise gr.Error(html.escape(in_words(error)), duration=12, print_exception=False) from None
+
+    wrapped.__signature__ = inspect.signature(function)
+    return wrapped
+
+
+def in_words(error: DiffloraError) -> str:
+    """The error's line with the names of fields where it names flags: there are none on a page."""
+    return re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", " "), str(error))
+
+
+def answered(function: Callable) -> Callable:
+    """The same function for a widget: {"error": one line} instead of a DiffloraError."""
+
+    @functools.wraps(function)
+    def wrapped(*args: object, **kwargs: object) -> object:
+        try:
+            return {"ok": function(*args, **kwargs)}
+        except DiffloraError as error:
+            return {"error": in_words(error)}
+        except (KeyError, TypeError, ValueError) as error:
+            return {"error": f"the page sent something unexpected ({type(error).__name__}): reload it"}
+
+    wrapped.__signature__ = inspect.signature(function)
+    return wrapped
+
+
+def widget(name: str, elem_id: str, value: object = None, *, file: str | None = None, functions=None) -> gr.HTML:
+    """An element that assets/FILE.js fills; `functions` are what it may call on the server."""
+    head = HEAD + f'<script src="/studio/assets/{file or name}.js"></script>'
+    tools = "element, props, trigger, watch, server: typeof server === 'undefined' ? null : server"
+    return gr.HTML(
+        value, html_template="", js_on_load=f"difflora.widgets[{name!r}]({{{tools}}})",
+        apply_default_css=False, elem_id=elem_id, head=head, elem_classes="widget", server_functions=functions,
+    )  # fmt: skip

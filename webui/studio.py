@@ -1,0 +1,196 @@
+"""The Studio page: cards, mixer, easel, strip, blind pick, export, history."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gradio as gr
+
+from difflora.config import DrawConfig
+from difflora.errors import RequestError
+from difflora.models.samplers import SAMPLERS
+
+from . import easel
+from .desk import Desk
+from .form import Form, control
+from .history import recipe_of, throw_away
+from .show import answered, told, who, widget
+from .words import text
+
+BASIC = ("seed", "count", "size", "sampler")
+MORE = ("negative", "steps", "guidance", "batch")
+# What the studio was opened with, or what another part of the page does.
+ELSEWHERE = {
+    "prompts": "the prompt box", "prompts_file": "the prompt box takes one prompt a line", "lora": "the mixer",
+    "like": "Redraw, on every picture", "base": "difflora ui --base", "loras": "difflora ui --loras",
+    "out": "difflora ui --out",
+}  # fmt: skip
+
+
+def studio_page(desk: Desk) -> None:
+    """Lay the page out and connect it."""
+    with gr.Row(elem_classes="studio"):
+        with gr.Column(elem_id="shelf", min_width=220, scale=0):
+            widget("cards", "cards", file="styles")
+        with gr.Column(elem_id="easel", min_width=320, scale=3):
+            prompt, draw, another = prompt_box()
+            stage = widget("stage", "stage", file="easel", functions=[cancel_of(desk)])
+            history = widget("history", "history", file="easel", functions=[redraw_of(desk), delete_of(desk)])
+        with gr.Column(elem_id="table", min_width=300, scale=0):
+            mixer = widget("mixer", "mixer", [], file="styles")
+            with gr.Row(elem_classes="pair-of-buttons"):
+                between = gr.Button(text("strip.button"), elem_id="strip-button", size="sm")
+                pick = gr.Button(text("duel.button"), elem_id="duel-button", size="sm")
+            strip = widget("strip", "strip", file="blend", functions=[cancel_of(desk)])
+            duel = widget("duel", "duel", file="blend", functions=[cancel_of(desk)])
+            form = settings(desk)
+            with gr.Accordion(text("export.accordion"), open=False, elem_id="export-box"):
+                name = gr.Textbox(label=text("export.name"), max_length=80, elem_id="export-name")
+                save = gr.Button(text("export.button"), elem_id="export-button")
+                export = widget("export", "export", file="blend", functions=[cancel_of(desk)])
+    asked = [prompt, mixer, *form.inputs]
+    connect_drawing(desk, form, asked, draw, another, prompt, stage)
+    connect_blends(desk, form, asked, between, strip, pick, duel, save, name, export)
+    connect_history(desk, form, history, prompt, mixer)
+
+
+def prompt_box() -> tuple[gr.Textbox, gr.Button, gr.Button]:
+    """What to draw, and the two buttons that draw it."""
+    with gr.Row(elem_classes="prompt-row", equal_height=True):
+        prompt = gr.Textbox(
+            label=text("prompt.label"), placeholder=text("prompt.placeholder"), info=text("prompt.info"), lines=2,
+            max_lines=6, max_length=20_000, elem_id="prompt", scale=4,
+        )  # fmt: skip
+        with gr.Column(scale=0, min_width=120, elem_classes="prompt-buttons"):
+            draw = gr.Button(text("draw"), variant="primary", elem_id="draw")
+            another = gr.Button(text("another"), elem_id="another", size="sm")
+    return prompt, draw, another
+
+
+def settings(desk: Desk) -> Form:
+    """Every field of DrawConfig that is not elsewhere on the page."""
+    side = desk.model.side
+    sizes = [str(side), f"{side}x{side * 3 // 2}", f"{side * 3 // 2}x{side}"]
+    extra = {
+        "size": {"choices": [(text("form.open"), ""), *[(s, s) for s in sizes]], "allow_custom_value": True},
+        "sampler": {"choices": [(text("viewer.own"), ""), *[(s, s) for s in SAMPLERS]]},
+        "negative": {"lines": 1},
+    }
+    controls = {}
+    with gr.Accordion(text("settings"), open=True, elem_id="settings"):
+        with gr.Row(elem_classes="tight"):
+            controls |= {name: control(DrawConfig, name, **extra.get(name, {})) for name in BASIC}
+        with gr.Accordion(text("settings.more"), open=False, elem_id="settings-more"):
+            controls |= {name: control(DrawConfig, name, **extra.get(name, {})) for name in MORE}
+    return Form(DrawConfig, controls)
+
+
+def config_of(desk: Desk, form: Form, prompt: str, values: tuple) -> DrawConfig:
+    """The controls as a config of this studio."""
+    prompts = tuple(line.strip() for line in (prompt or "").splitlines() if line.strip())
+    if not prompts:
+        raise RequestError("no prompt: say what to draw, such as: a red apple")
+    return form.read(values, prompts=prompts, base=desk.config.base)
+
+
+def connect_drawing(desk: Desk, form: Form, asked: list, draw, another, prompt, stage) -> None:
+    """Draw, and draw again with the next seeds."""
+
+    @told
+    def on_draw(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
+        return {"ticket": easel.draw(desk, who(desk, request), config_of(desk, form, prompt, values), mix).id}
+
+    @told
+    def on_another(request: gr.Request, prompt: str, mix: list, *values: object) -> tuple[dict, int]:
+        config = config_of(desk, form, prompt, values)
+        config = replace(config, seed=(config.seed + config.count) % 2**31)
+        return {"ticket": easel.draw(desk, who(desk, request), config, mix).id}, config.seed
+
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    draw.click(on_draw, asked, stage, **quick)
+    prompt.submit(on_draw, asked, stage, **quick)
+    another.click(on_another, asked, [stage, form.controls["seed"]], **quick)
+
+
+def connect_blends(desk: Desk, form: Form, asked: list, between, strip, pick, duel, save, name, export) -> None:
+    """The strip, the blind pick, the blend as one file."""
+
+    @told
+    def on_strip(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
+        return {"ticket": easel.strip(desk, who(desk, request), config_of(desk, form, prompt, values), mix).id}
+
+    @told
+    def on_duel(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
+        ticket, state = easel.duel(desk, who(desk, request), config_of(desk, form, prompt, values), mix, None)
+        return state | {"ticket": ticket.id}
+
+    @told
+    def on_choice(request: gr.Request, event: gr.EventData, prompt: str, mix: list, *values: object) -> dict:
+        config = config_of(desk, form, prompt, values)
+        ticket, state = easel.duel(desk, who(desk, request), config, mix, event._data)
+        return state | {"ticket": ticket.id}
+
+    @told
+    def on_save(request: gr.Request, name: str, prompt: str, mix: list, *values: object) -> dict:
+        config = config_of(desk, form, prompt or text("prompt.placeholder"), values)
+        file, stack, alone = easel.save_blend(desk, who(desk, request), name.strip(), mix, config)
+        return {"name": file.stem, "size": file.stat().st_size, "tickets": [stack.id, alone.id]}
+
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    between.click(on_strip, asked, strip, **quick)
+    pick.click(on_duel, asked, duel, **quick)
+    duel.select(on_choice, asked, duel, **quick)
+    save.click(on_save, [name, *asked], export, **quick)
+
+
+def connect_history(desk: Desk, form: Form, history, prompt, mixer) -> None:
+    """A recipe back into the controls."""
+
+    @told
+    def on_restore(request: gr.Request, event: gr.EventData) -> list:
+        recipe = recipe_of(desk, who(desk, request), str(event._data.get("name")))
+        here = {card.path.stem for card in desk.cards()}
+        mix = [{"name": s.name, "weight": s.weight} for s in recipe.styles if s.name in here]
+        size = "" if recipe.width == recipe.height == desk.model.side else f"{recipe.width}x{recipe.height}"
+        values = {
+            "seed": recipe.seed, "count": 1, "size": size, "sampler": recipe.sampler or "",
+            "negative": recipe.negative, "steps": recipe.steps, "guidance": recipe.guidance,
+        }  # fmt: skip
+        return [recipe.prompt, mix, *[values.get(name, gr.skip()) for name in form.controls]]
+
+    outputs = [prompt, mixer, *form.inputs]
+    history.select(on_restore, None, outputs, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def cancel_of(desk: Desk):
+    """cancel({id}): one's own ticket only."""
+
+    @answered
+    def cancel(data: dict, request: gr.Request) -> bool:
+        ticket = desk.batcher.ticket(str(data["id"]))
+        if ticket is not None and ticket.user == who(desk, request):
+            ticket.cancel()
+        return True
+
+    return cancel
+
+
+def redraw_of(desk: Desk):
+    """redraw({name}) -> a ticket's id."""
+
+    @answered
+    def redraw(data: dict, request: gr.Request) -> str:
+        return easel.redraw(desk, who(desk, request), str(data["name"])).id
+
+    return redraw
+
+
+def delete_of(desk: Desk):
+    """throw_away({name}): a picture into the trash folder."""
+
+    @answered
+    def throw_away_picture(data: dict, request: gr.Request) -> bool:
+        return bool(throw_away(desk, who(desk, request), str(data["name"])))
+
+    throw_away_picture.__name__ = "throw_away"
+    return throw_away_picture

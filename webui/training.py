@@ -1,0 +1,137 @@
+"""The Train page: pictures and captions, settings, the plan, runs."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import gradio as gr
+
+from difflora.config import TrainConfig
+
+from . import trainings
+from .desk import Desk
+from .form import Form, control
+from .show import answered, told, widget
+from .words import text
+
+BASIC = ("name", "trigger", "steps", "rank")
+MORE = (
+    "targets", "text_encoder", "alpha", "learning_rate", "batch", "resolution", "caption_dropout", "seed",
+    "preview_every", "preview_prompts",
+)  # fmt: skip
+ELSEWHERE = {
+    "images": "the pictures that are dropped or opened", "base": "difflora ui --base", "out": "difflora ui --loras",
+    "runs": "difflora ui --runs",
+}  # fmt: skip
+MOST_NOTES = 5
+KINDS = [".png", ".jpg", ".jpeg", ".webp", ".txt", ".caption", ".jsonl"]
+
+
+def training_page(desk: Desk) -> None:
+    """Lay the page out and connect it."""
+    with gr.Row(elem_classes="train"):
+        with gr.Column(elem_id="train-pictures", min_width=320, scale=3):
+            gr.Markdown(f"## {text('train.pictures')}")
+            drop = gr.File(
+                label=text("train.drop"), file_count="multiple", file_types=KINDS, elem_id="drop", height=140
+            )
+            folder, open_it = folder_box(desk)
+            pictures = widget("pictures", "pictures", "", file="training", functions=[caption_of(desk)])
+        with gr.Column(elem_id="train-settings", min_width=300, scale=2):
+            gr.Markdown(f"## {text('train.settings')}")
+            form = settings()
+            with gr.Row(elem_classes="pair-of-buttons"):
+                plan_it = gr.Button(text("train.plan"), elem_id="plan-button")
+                start = gr.Button(text("train.start"), variant="primary", elem_id="start")
+            plan = widget("plan", "plan", file="training")
+            widget("runs", "runs", file="training", functions=[speak_of(desk)])
+    connect(desk, form, drop, folder, open_it, pictures, plan_it, start, plan)
+
+
+def folder_box(desk: Desk) -> tuple[gr.Textbox, gr.Button]:
+    """Name a folder on the machine; only where the studio was given folders to read."""
+    roots = [str(path) for path in desk.config.images]
+    with gr.Row(elem_classes="folder-row", equal_height=True, visible=bool(roots)):
+        info = text("train.folder.info").format(folders=", ".join(roots))
+        folder = gr.Textbox(label=text("train.folder"), info=info, elem_id="folder", scale=4, max_length=2000)
+        open_it = gr.Button(text("train.open"), elem_id="open-folder", scale=0, min_width=90)
+    return folder, open_it
+
+
+def settings() -> Form:
+    """Every field of TrainConfig that is not elsewhere on the page."""
+    with gr.Row(elem_classes="tight"):
+        controls = {name: control(TrainConfig, name) for name in BASIC}
+    with gr.Accordion(text("train.more"), open=False, elem_id="train-more"):
+        controls |= {name: control(TrainConfig, name) for name in MORE}
+    return Form(TrainConfig, controls)
+
+
+def connect(desk: Desk, form: Form, drop, folder, open_it, pictures, plan_it, start, plan) -> None:
+    """Files in, plan out, training into the queue."""
+
+    @told
+    def on_drop(files: list[str] | None, key: str | None) -> tuple[str | None, None]:
+        if not files:
+            return gr.skip(), None
+        paths = [Path(file) for file in files]
+        try:
+            key, found = trainings.drop(desk, paths, key)
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
+        for note in found.notes[:MOST_NOTES]:
+            tell(note, gr.Warning)
+        return key, None
+
+    @told
+    def on_open(text: str) -> str:
+        return trainings.open_folder(desk, text or "")[0]
+
+    def config_of(values: tuple) -> TrainConfig:
+        return form.read(values, images=Path("."), base=desk.config.base)
+
+    @told
+    def on_plan(key: str, *values: object) -> dict:
+        return trainings.plan(desk, config_of(values), key)
+
+    @told
+    def on_start(key: str, *values: object) -> dict:
+        made = trainings.plan(desk, config_of(values), key)
+        tell(text("train.started").format(name=trainings.start(desk, config_of(values), key)))
+        return made
+
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    drop.upload(on_drop, [drop, pictures], [pictures, drop], show_progress="minimal", api_visibility="private")
+    open_it.click(on_open, folder, pictures, **quick)
+    folder.submit(on_open, folder, pictures, **quick)
+    plan_it.click(on_plan, [pictures, *form.inputs], plan, show_progress="minimal", api_visibility="private")
+    start.click(on_start, [pictures, *form.inputs], plan, show_progress="minimal", api_visibility="private")
+
+
+def tell(words: str, kind=gr.Info) -> None:
+    """A short note in the corner of the page; to Gradio it is HTML, so it is escaped."""
+    kind(html.escape(words), duration=15 if kind is gr.Warning else 6)
+
+
+def caption_of(desk: Desk):
+    """caption({key, picture, text}): one caption, written beside its picture."""
+
+    @answered
+    def caption(data: dict, request: gr.Request) -> bool:
+        trainings.recaption(desk, str(data["key"]), str(data["picture"]), str(data["text"])[:5000])
+        return True
+
+    return caption
+
+
+def speak_of(desk: Desk):
+    """speak({name, what}): pause, resume, save and the like."""
+
+    @answered
+    def speak(data: dict, request: gr.Request) -> bool:
+        trainings.speak(desk, str(data["name"]), str(data["what"]))
+        return True
+
+    return speak
