@@ -46,6 +46,7 @@ def main() -> None:
     print(f"\n{len(recipes)} pictures of concepts that no style has seen: {sheet}")
     for name in ("fluent3d", "ink", "cartoon"):
         print(f"style file: {folder}/loras/{name}.safetensors   its previews: {folder}/runs/{name}/previews.png")
+    print(f"mix them in the browser: .venv/bin/difflora ui --loras {folder}/loras")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import gradio as gr
 
 from difflora.config import DrawConfig, TrainConfig, parse_lora
 from difflora.drawing.batcher import Ticket
+from difflora.errors import RequestError
 
 from . import easel, trainings
 from .desk import Desk
 from .show import told, who
+from .training import BASIC, MORE
 
 POLL_SECONDS = 0.05
 
@@ -107,23 +110,24 @@ def train_of(desk: Desk):
         {"name": "ink", "steps": 400, "trigger": "inkstyle"}.
         """
         key, _ = trainings.open_folder(desk, folder)
-        config = TrainConfig(images=desk.datasets[key], **allowed(settings or {}))
+        config = training_config(desk.datasets[key], settings or {})
         made = trainings.plan(desk, config, key)
         return {"name": trainings.start(desk, config, key), "plan": made}
 
     return train
 
 
-def allowed(settings: dict) -> dict:
-    """Fields a program may set: not the studio's own folders and base; RequestError for others."""
-    from difflora.errors import RequestError
-
-    from .training import BASIC, MORE
-
+def training_config(folder: Path, settings: dict) -> TrainConfig:
+    """Settings of a program as a config: not the studio's own folders and base; RequestError for what does not fit."""
     for name in settings:
         if name not in (*BASIC, *MORE):
             raise RequestError(f"setting {str(name)[:40]!r}: expected one of {', '.join((*BASIC, *MORE))}")
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    try:
+        return TrainConfig(images=folder, **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    except TypeError as error:
+        raise RequestError(
+            f"settings {str(settings)[:80]}: expected values as difflora train takes ({error})"
+        ) from None
 
 
 def status_of(desk: Desk):

@@ -19,7 +19,7 @@ KEEP_UPLOADS = (600, 3600)
 def pages(desk: Desk) -> gr.Blocks:
     """The whole studio."""
     with gr.Blocks(title=text("title"), fill_width=True, analytics_enabled=False, delete_cache=KEEP_UPLOADS) as blocks:
-        widget("frame", "frame", {"user": bool(desk.config.auth), "base": desk.config.base})
+        widget("frame", "frame", {"user": bool(desk.config.auth), "base": desk.config.base, "quick": desk.quick})
         with gr.Tabs(elem_id="pages"):
             with gr.Tab(text("page.studio"), id="studio", render_children=True):
                 studio_page(desk)

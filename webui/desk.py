@@ -27,7 +27,7 @@ class Drawing:
     """What a page knows of one ticket: what it was for, and the files its pictures were saved as."""
 
     kind: str
-    """pictures, strip, duel, redraw or check."""
+    """pictures, draft, strip, duel, redraw or check."""
     files: list[str | None]
     """Paths below the user's pictures, by place; None until saved."""
     facts: dict
@@ -49,6 +49,11 @@ class Desk:
         self.drawings: dict[str, Drawing] = {}
         self.datasets: dict[str, Path] = {}
         """Picture folders that were opened, by an unguessable key: pages never name paths."""
+
+    @property
+    def quick(self) -> bool:
+        """Whether a draft is drawn while one waits, so that pages draw while a slider moves unless told not to."""
+        return self.model.device.type != "cpu" or self.model.side <= 128
 
     def pictures(self, user: str) -> Path:
         """Where this user's pictures are kept: one folder for all until people sign in."""

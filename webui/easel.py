@@ -26,11 +26,21 @@ from .desk import Desk, Drawing, Mix
 ASIDE = "aside"
 """Folder beside the pictures for strips, duels and checks: shown where they were asked for, not in the history."""
 KEPT_ASIDE = 300
+DRAFT_STEPS = 12
 
 
 def draw(desk: Desk, user: str, config: DrawConfig, mix: Mix) -> Ticket:
     """Ask for pictures; raises DiffloraError before anything is queued."""
     return submit(desk, user, recipes_for(config, desk.styles(mix), desk.model), "pictures")
+
+
+def draft(desk: Desk, user: str, config: DrawConfig, mix: Mix) -> Ticket:
+    """One picture in few steps while a slider moves; the one before is given up."""
+    for ticket in desk.batcher.tickets(user):
+        if ticket.id in desk.drawings and desk.drawings[ticket.id].kind == "draft":
+            ticket.cancel()
+    quick = replace(config, prompts=config.prompts[:1], count=1, steps=min(config.steps, DRAFT_STEPS))
+    return submit(desk, user, recipes_for(quick, desk.styles(mix), desk.model), "draft")
 
 
 def redraw(desk: Desk, user: str, name: str) -> Ticket:
@@ -133,7 +143,8 @@ def submit(
             forget_old(folder)
         then(picture)
 
-    for old in [key for key in desk.drawings if desk.batcher.ticket(key) is None]:
+    # Others ask at the same time: a copy does not change while it is gone through.
+    for old in [key for key in list(desk.drawings) if desk.batcher.ticket(key) is None]:
         desk.drawings.pop(old, None)
     ticket = desk.batcher.submit(user, asked, finished=finished, alone=kind == "redraw")
     desk.drawings[ticket.id] = Drawing(kind, files, facts or {})

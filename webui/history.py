@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
 from difflora.drawing.recipe import Recipe, read_recipe
 from difflora.errors import RequestError
+from difflora.training.data import open_picture
 
 from .desk import Desk
-from .easel import picture_file, style_row
+from .easel import as_webp, picture_file, style_row
 
 PAGE = 60
+THUMB = 320
 
 
 class History:
@@ -56,17 +57,24 @@ def recipe_row(desk: Desk, user: str, name: str) -> dict:
     return {"name": name, "recipe": row, "here": recipe.base == desk.config.base}
 
 
-def small(path: Path, side: int) -> bytes:
-    """A picture of at most `side` pixels as WebP; a smaller one stays as large as it is."""
+def small(path: Path) -> bytes:
+    """One of our own PNGs as a small WebP; one that is smaller already keeps its size."""
     try:
-        with Image.open(path) as picture:
-            copy = picture.convert("RGB")
+        with Image.open(path, formats=["PNG"]) as picture:
+            return shrunk(picture.convert("RGB"))
     except (OSError, ValueError) as error:
         raise RequestError(f"{path.name} is not a readable picture: {error}") from error
-    copy.thumbnail((side, side))
-    buffer = BytesIO()
-    copy.save(buffer, format="WEBP", quality=90)
-    return buffer.getvalue()
+
+
+def strange_small(path: Path) -> bytes:
+    """The same for a picture that somebody brought: decoded within the limits of training."""
+    return shrunk(open_picture(path, path.name))
+
+
+def shrunk(picture: Image.Image) -> bytes:
+    """The picture as a WebP of at most `THUMB` pixels a side."""
+    picture.thumbnail((THUMB, THUMB))
+    return as_webp(picture)
 
 
 def throw_away(desk: Desk, user: str, name: str) -> Path:

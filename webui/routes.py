@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,14 +16,14 @@ from difflora.errors import DiffloraError
 
 from .desk import Desk
 from .easel import as_webp, facts_of, picture_file
-from .history import History, recipe_row, small
+from .history import History, recipe_row, small, strange_small
 from .styles import detail, rows
 from .trainings import picture_of, run_row, wall
 
 ASSETS = Path(__file__).with_name("assets")
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 NEVER = {"Cache-Control": "no-store"}
-THUMB = 320
+LATELY_SECONDS = 0.5
 User = Callable[[Request], str]
 
 
@@ -32,6 +34,21 @@ def add_routes(app: FastAPI, user: User, desk: Desk) -> None:
     add_drawing(app, user, desk)
     add_library(app, user, desk)
     add_training(app, user, desk)
+
+
+class Lately:
+    """A value that many pages ask for at once, worked out at most twice a second."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.work, self.kept, self.when = work, None, 0.0
+        self.lock = threading.Lock()
+
+    def value(self) -> object:
+        """The value of now, or of half a second ago."""
+        with self.lock:
+            if time.monotonic() - self.when > LATELY_SECONDS:
+                self.kept, self.when = self.work(), time.monotonic()
+            return self.kept
 
 
 def asset(name: str) -> Response:
@@ -50,12 +67,12 @@ def told(work: Callable[[], object]) -> Response:
         return JSONResponse({"error": str(error)}, status_code=404, headers=NEVER)
 
 
-async def picture(path: Callable[[], Path], side: int | None, headers: dict[str, str]) -> Response:
-    """A picture file as it is, or made smaller."""
+async def picture(path: Callable[[], Path], headers: dict[str, str], thumb: Callable[[Path], bytes] | None) -> Response:
+    """A picture file as it is, or what `thumb` makes of it."""
     try:
-        if side is None:
+        if thumb is None:
             return FileResponse(path(), headers=headers)
-        data = await asyncio.to_thread(lambda: small(path(), side))
+        data = await asyncio.to_thread(lambda: thumb(path()))
     except DiffloraError as error:
         return JSONResponse({"error": str(error)}, status_code=404, headers=NEVER)
     return Response(data, media_type="image/webp", headers=headers)
@@ -64,6 +81,8 @@ async def picture(path: Callable[[], Path], side: int | None, headers: dict[str,
 def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
     """What is drawn now, the looks at it, the history."""
     history = History(desk)
+    version = Lately(lambda: library_version(desk))
+    runs = Lately(lambda: [{"name": run.name, "state": run.state} for run in desk.runs.list()])
 
     @app.get("/studio/now")
     def now(request: Request) -> Response:
@@ -76,8 +95,8 @@ def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
             "queue": desk.batcher.status(),
             "history": len(history.names(who)),
             "newest": (history.names(who) or [""])[0],
-            "styles": library_version(desk),
-            "runs": [{"name": run.name, "state": run.state} for run in desk.runs.list()],
+            "styles": version.value(),
+            "runs": runs.value(),
         }
         return JSONResponse(body, headers=NEVER)
 
@@ -104,7 +123,7 @@ def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
     @app.get("/studio/pictures/{name:path}")
     async def drawn(request: Request, name: str, thumb: bool = False) -> Response:
         who = user(request)
-        return await picture(lambda: picture_file(desk, who, name), THUMB if thumb else None, FOREVER)
+        return await picture(lambda: picture_file(desk, who, name), FOREVER, small if thumb else None)
 
 
 def add_library(app: FastAPI, user: User, desk: Desk) -> None:
@@ -172,7 +191,7 @@ def add_training(app: FastAPI, user: User, desk: Desk) -> None:
                 raise HTTPException(404)
             return shown[file]
 
-        return await picture(found, THUMB, FOREVER)
+        return await picture(found, FOREVER, small)
 
     @app.get("/studio/wall/{key}")
     def pictures(request: Request, key: str) -> Response:
@@ -182,7 +201,9 @@ def add_training(app: FastAPI, user: User, desk: Desk) -> None:
     @app.get("/studio/wall/{key}/{name:path}")
     async def one(request: Request, key: str, name: str) -> Response:
         user(request)
-        return await picture(lambda: picture_of(desk, key, name), THUMB, {"Cache-Control": "private, max-age=60"})
+        return await picture(
+            lambda: picture_of(desk, key, name), {"Cache-Control": "private, max-age=60"}, strange_small
+        )
 
 
 def ticket_row(desk: Desk, ticket: Ticket) -> dict:

@@ -38,6 +38,7 @@ def studio_page(desk: Desk) -> None:
             history = widget("history", "history", file="easel", functions=[redraw_of(desk), delete_of(desk)])
         with gr.Column(elem_id="table", min_width=300, scale=0):
             mixer = widget("mixer", "mixer", [], file="styles")
+            live = gr.Button("live", elem_id="live", elem_classes="gone")
             with gr.Row(elem_classes="pair-of-buttons"):
                 between = gr.Button(text("strip.button"), elem_id="strip-button", size="sm")
                 pick = gr.Button(text("duel.button"), elem_id="duel-button", size="sm")
@@ -49,7 +50,7 @@ def studio_page(desk: Desk) -> None:
                 save = gr.Button(text("export.button"), elem_id="export-button")
                 export = widget("export", "export", file="blend", functions=[cancel_of(desk)])
     asked = [prompt, mixer, *form.inputs]
-    connect_drawing(desk, form, asked, draw, another, prompt, stage)
+    connect_drawing(desk, form, asked, draw, another, live, prompt, stage)
     connect_blends(desk, form, asked, between, strip, pick, duel, save, name, export)
     connect_history(desk, form, history, prompt, mixer)
 
@@ -93,8 +94,8 @@ def config_of(desk: Desk, form: Form, prompt: str, values: tuple) -> DrawConfig:
     return form.read(values, prompts=prompts, base=desk.config.base)
 
 
-def connect_drawing(desk: Desk, form: Form, asked: list, draw, another, prompt, stage) -> None:
-    """Draw, and draw again with the next seeds."""
+def connect_drawing(desk: Desk, form: Form, asked: list, draw, another, live, prompt, stage) -> None:
+    """Draw, draw again with the next seeds, and draw drafts while a slider moves."""
 
     @told
     def on_draw(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
@@ -106,8 +107,15 @@ def connect_drawing(desk: Desk, form: Form, asked: list, draw, another, prompt, 
         config = replace(config, seed=(config.seed + config.count) % 2**31)
         return {"ticket": easel.draw(desk, who(desk, request), config, mix).id}, config.seed
 
+    @told
+    def on_live(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
+        if not (prompt or "").strip():
+            return gr.skip()
+        return {"ticket": easel.draft(desk, who(desk, request), config_of(desk, form, prompt, values), mix).id}
+
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     draw.click(on_draw, asked, stage, **quick)
+    live.click(on_live, asked, stage, **quick)
     prompt.submit(on_draw, asked, stage, **quick)
     another.click(on_another, asked, [stage, form.controls["seed"]], **quick)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from difflora.config import TrainConfig, check_name
 from difflora.errors import RequestError
+from difflora.training.control import ask
 from difflora.training.data import read_folder
 from difflora.training.plan import make_plan
-from difflora.training.queue import RunQueue
 from difflora.training.survey import Survey, copy_in, survey, write_caption
 from difflora.training.watch import RunView
 
@@ -102,10 +102,8 @@ def start(desk: Desk, config: TrainConfig, key: str) -> str:
 
 def speak(desk: Desk, name: str, what: str) -> None:
     """Pause, stop, save, preview, resume, first, delete: what a page may say to a run; raises RequestError."""
-    queue: RunQueue = desk.queue
+    queue = desk.queue
     run = desk.runs.view(check_name(name)).folder
-    from difflora.training.control import ask
-
     match what:
         case "pause":
             queue.pause(name)

@@ -46,6 +46,7 @@ window.difflora ??= (() => {
   };
 
   d.mix = d.store([], "difflora.mix");
+  d.live = d.store(null, "difflora.live"); // draw drafts while sliders move; null: as the base allows
   d.styles = d.store([]);
   d.now = d.store({ tickets: [], queue: {}, history: 0, newest: "", styles: "", runs: [] });
   d.mine = d.store([], "difflora.tickets"); // tickets this browser asked for, newest last

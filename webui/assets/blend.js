@@ -3,7 +3,7 @@
   const { h, t } = difflora;
 
   difflora.widget("strip", ({ element, props, watch, server }) => {
-    const place = h("div", { class: "strip-place" });
+    const place = h("div", { class: "strip-place" }), picture = difflora.slots();
     const kept = difflora.store(null, "difflora.strip");
     element.append(place);
     let seen = "";
@@ -36,12 +36,12 @@
       const words = difflora.weights(names, cell.weights);
       const now = names.every((name, k) => difflora.mix.get().some((row) => row.name === name && Math.abs(row.weight - cell.weights[k]) < 1e-3));
       return h("button", { type: "button", class: "cell" + (now ? " now" : ""), style: `--x:${cell.x};--y:${cell.y}`, title: words, "aria-label": words, "aria-pressed": String(now), "data-cell": String(i),
-        onclick: () => { difflora.setWeights(names, cell.weights); difflora.say(t("strip.set", { weights: words })); } }, difflora.cell(ticket, i, true));
+        onclick: () => { difflora.setWeights(names, cell.weights); difflora.say(t("strip.set", { weights: words })); } }, picture(ticket, i, { small: true }));
     }
   });
 
   difflora.widget("duel", ({ element, props, trigger, watch, server }) => {
-    const body = h("div", { class: "duel-body" });
+    const body = h("div", { class: "duel-body" }), picture = difflora.slots();
     const box = h("dialog", { class: "viewer duel", "aria-label": t("duel.title") }, h("button", { type: "button", class: "icon close", "aria-label": t("close"), onclick: () => box.close() }, "×"), body);
     document.body.append(box);
     let state = null, seen = "";
@@ -63,7 +63,7 @@
       if (key === seen) return;
       seen = key;
       const done = ticket && ticket.state === "done";
-      const side = (i) => h("button", { type: "button", class: "frame", disabled: !done, "aria-label": t(i ? "duel.right" : "duel.left"), onclick: () => choose(i) }, ticket ? difflora.cell(ticket, i) : h("span", { class: "blank waiting" }));
+      const side = (i) => h("button", { type: "button", class: "frame", disabled: !done, "aria-label": t(i ? "duel.right" : "duel.left"), onclick: () => choose(i) }, ticket ? picture(ticket, i) : h("span", { class: "blank waiting" }));
       difflora.fill(body, h("h2", {}, t("duel.title")), h("p", { class: "empty" }, t("duel.help", { round: state.round + 1 })), h("div", { class: "grid n2" }, side(0), side(1)),
         ticket && !difflora.over(ticket) && difflora.bar(ticket, server), ticket?.state === "failed" && h("p", { class: "bad" }, ticket.error),
         h("div", { class: "acts" }, h("button", { type: "button", disabled: !done, onclick: () => choose(null) }, t("duel.equal")), h("button", { type: "button", class: "primary", onclick: () => { box.close(); difflora.say(t("duel.set", { weights: difflora.weights(state.names, state.weights) })); } }, t("duel.take"))));
@@ -72,7 +72,7 @@
 
   difflora.widget("export", ({ element, props, watch, server }) => {
     const facts = h("p", { class: "facts", "aria-live": "polite" });
-    const check = h("div", { class: "check" });
+    const check = h("div", { class: "check" }), picture = difflora.slots();
     element.append(facts, check);
     let asked = "", seen = "", pair = null;
     difflora.mix.on(async (mix) => {
@@ -93,7 +93,7 @@
       const key = JSON.stringify([a, b]);
       if (key === seen || !a || !b) return;
       seen = key;
-      const both = [a, b].map((x, i) => h("figure", {}, difflora.cell(x, 0), h("figcaption", {}, t(i ? "export.file" : "export.stack"))));
+      const both = [a, b].map((x, i) => h("figure", {}, picture(x, 0), h("figcaption", {}, t(i ? "export.file" : "export.stack"))));
       const failed = [a, b].find((x) => x.state === "failed");
       const words = h("p", { class: "verdict", role: "status" }, failed ? failed.error : t("export.checking"));
       difflora.fill(check, h("p", {}, t("export.saved", { name: pair.name, size: difflora.size(pair.size) })), h("div", { class: "two" }, both), words, [a, b].filter((x) => !difflora.over(x)).map((x) => difflora.bar(x, server)));

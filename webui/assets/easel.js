@@ -1,13 +1,28 @@
 // What is being drawn, what was drawn, and one picture large: its recipe, redrawing, comparing.
 (() => {
   const { h, t } = difflora;
-  const MINE = ["pictures", "redraw"];
+  const MINE = ["pictures", "redraw", "draft"];
 
-  difflora.cell = (ticket, place, small = false) => {
-    const file = ticket.files[place];
-    if (file) return h("img", { src: difflora.picture(file), alt: small ? "" : t("stage.picture", { prompt: ticket.prompt }) });
-    if (ticket.looks[place] && !difflora.over(ticket)) return h("img", { class: "look", src: `/studio/look/${ticket.id}/${place}?v=${ticket.version}`, alt: t("stage.look") });
-    return h("span", { class: "blank" + (difflora.over(ticket) ? "" : " waiting") });
+  // Places for pictures that come and change: what is shown stays until the next look or the picture itself has loaded.
+  difflora.slots = () => {
+    const slots = new Map();
+    return (ticket, place, { key = `${ticket.id}/${place}`, small = false, keep = false } = {}) => {
+      if (slots.size > 200) slots.clear();
+      if (!slots.has(key)) slots.set(key, { node: h("span", { class: "slot" }), shown: "", loading: "", ticket: "" });
+      const slot = slots.get(key), over = difflora.over(ticket), file = ticket.files[place];
+      if (slot.ticket !== ticket.id && !(keep && slot.shown)) { slot.node.replaceChildren(h("span", { class: "blank" })); slot.shown = ""; }
+      slot.ticket = ticket.id;
+      slot.node.classList.toggle("waiting", !file && !over);
+      const alt = small ? "" : file ? t("stage.picture", { prompt: ticket.prompt }) : t("stage.look");
+      const want = file ? difflora.picture(file) : ticket.looks[place] && !over ? `/studio/look/${ticket.id}/${place}?v=${ticket.version}` : "";
+      if (!want || want === slot.shown || (slot.loading && !file)) return slot.node;
+      const next = h("img", { alt, class: file ? null : "look" });
+      slot.loading = want;
+      next.onload = () => { if (slot.loading === want && slot.ticket === ticket.id) { slot.node.replaceChildren(next); slot.shown = want; } if (slot.loading === want) slot.loading = ""; };
+      next.onerror = () => { if (slot.loading === want) slot.loading = ""; };
+      next.src = want;
+      return slot.node;
+    };
   };
   difflora.progress = (ticket) => {
     if (ticket.state === "waiting") return ticket.position ? t("stage.before", { count: ticket.position }) : t("stage.next");
@@ -24,10 +39,10 @@
   difflora.widget("history", history);
 
   function stage({ element, props, watch, server }) {
-    const place = h("div", { class: "stage" });
+    const place = h("div", { class: "stage" }), cell = difflora.slots();
     element.append(place);
     watch("value", () => { if (props.value && props.value.ticket) difflora.follow(props.value.ticket); });
-    const frame = (ticket, i) => h("button", { type: "button", class: "frame", disabled: !ticket.files[i], "aria-label": t("stage.open", { prompt: ticket.prompt }), onclick: () => difflora.open(ticket.files[i]) }, difflora.cell(ticket, i));
+    const frame = (ticket, i) => h("button", { type: "button", class: "frame", disabled: !ticket.files[i], "aria-label": t("stage.open", { prompt: ticket.prompt }), onclick: () => difflora.open(ticket.files[i]) }, cell(ticket, i, { key: i, keep: ticket.kind === "draft" }));
     const one = (name) => h("div", { class: "grid n1" }, h("button", { type: "button", class: "frame", "aria-label": t("stage.latest"), onclick: () => difflora.open(name) }, h("img", { src: difflora.picture(name), alt: t("stage.latest") })));
     const welcome = () => h("div", { class: "welcome" }, h("h2", {}, t("stage.welcome")), h("p", {}, t("stage.hint")));
     let seen = "";

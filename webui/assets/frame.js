@@ -3,6 +3,7 @@
   const { h, t } = difflora;
   difflora.widget("frame", ({ element, props }) => {
     const facts = props.value || {};
+    if (difflora.live.get() === null) difflora.live.set(Boolean(facts.quick));
     const flip = () => {
       const dark = document.body.classList.toggle("dark");
       localStorage.setItem("difflora.theme", dark ? "dark" : "light");
@@ -16,6 +17,15 @@
       const active = now.runs.filter((r) => ["running", "starting"].includes(r.state)).map((r) => r.name);
       busy.textContent = active.length ? t("frame.training", { name: active.join(", ") }) : "";
     });
+    // The prompt outlives a reload, as the mix does.
+    const remembered = localStorage.getItem("difflora.prompt");
+    const box = () => document.querySelector("#prompt textarea");
+    const put = (tries) => {
+      if (!box()) return tries && setTimeout(() => put(tries - 1), 100);
+      if (remembered && !box().value) { box().value = remembered; box().dispatchEvent(new Event("input", { bubbles: true })); }
+      box().addEventListener("input", () => localStorage.setItem("difflora.prompt", box().value));
+    };
+    put(50);
     document.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.closest("#prompt")) { event.preventDefault(); document.querySelector("#draw").click(); }
     });

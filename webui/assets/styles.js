@@ -55,9 +55,18 @@
     let wide = false;
     const rows = h("div", { class: "faders" });
     const width = h("button", { type: "button", class: "quiet", "aria-pressed": "false", onclick: () => { wide = !wide; render(); } });
+    const live = h("input", { type: "checkbox", onchange: () => { difflora.live.set(live.checked); redraft(); } });
     const level = h("button", { type: "button", class: "quiet", title: t("mixer.even.help"), onclick: () => difflora.mix.set(even(difflora.mix.get())) }, t("mixer.even"));
     const clear = h("button", { type: "button", class: "quiet", onclick: () => difflora.mix.set([]) }, t("mixer.clear"));
-    element.append(h("div", { class: "shelf-head" }, h("h2", {}, t("mixer.title")), h("span", { class: "tools" }, level, width, clear)), rows);
+    element.append(h("div", { class: "shelf-head" }, h("h2", {}, t("mixer.title")), h("span", { class: "tools" }, level, width, clear)), rows, h("label", { class: "tick live", title: t("mixer.live.help") }, live, t("mixer.live")));
+    live.checked = difflora.live.get() ?? false;
+    difflora.live.on((on) => { live.checked = Boolean(on); }, false);
+    // Drafts while a slider moves: one at a time, a little after the hand rests.
+    let soon = null, started = false;
+    const redraft = () => {
+      clearTimeout(soon);
+      if (started && live.checked) soon = setTimeout(() => document.querySelector("#live")?.click(), 180);
+    };
     const known = () => difflora.mix.get().filter((row) => !difflora.styles.get().length || difflora.byName(row.name));
     function send() { props.value = known().map(({ name, weight }) => ({ name, weight })); }
     function put(name, weight, from) {
@@ -105,7 +114,8 @@
             h("button", { type: "button", class: "icon", "aria-label": t("mixer.remove", { name: row.name }), onclick: () => difflora.toggle(row.name) }, "×")),
           range));
     }
-    difflora.mix.on((_, from) => { send(); if (from !== "fader") render(); });
+    difflora.mix.on((_, from) => { send(); if (from !== "fader") render(); redraft(); });
+    started = true;
     difflora.styles.on(() => { send(); render(); }, false);
     watch("value", () => { if (Array.isArray(props.value)) difflora.mix.set(props.value); });
     difflora.setWeights = (names, weights) => {

@@ -56,7 +56,7 @@
         if (key !== seen) {
           seen = key;
           const focused = document.activeElement?.closest(".run")?.dataset.run, which = document.activeElement?.dataset?.act;
-          difflora.fill(place, h("div", { class: "shelf-head" }, h("h2", {}, t("runs.title")), h("span", { class: "count" }, rows.length || "")), rows.map((row) => run(row, server, open)), !rows.length && h("p", { class: "empty" }, t("runs.none")));
+          difflora.fill(place, h("div", { class: "shelf-head" }, h("h2", {}, t("runs.title")), h("span", { class: "count" }, rows.length || "")), rows.some((r) => r.state === "running") && h("p", { class: "hint" }, t("about.turns")), rows.map((row) => run(row, server, open)), !rows.length && h("p", { class: "empty" }, t("runs.none")));
           if (focused && which) place.querySelector(`[data-run="${CSS.escape(focused)}"] [data-act="${which}"]`)?.focus();
         }
       } catch { /* the poller says when the studio is away */ }
