@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import gradio as gr
 
 from . import styles
 from .desk import Desk
-from .show import answered, told, widget
+from .show import answered, said, widget
 from .training import tell
 from .words import text
 
@@ -19,7 +20,7 @@ def library_page(desk: Desk) -> None:
     drop = gr.File(label=text("library.drop"), file_types=[".safetensors"], elem_id="drop-style", height=110)
     library = widget("library", "library", file="library", functions=functions)
 
-    @told
+    @said(outputs=2)
     def on_drop(file: str | None) -> tuple[dict, None]:
         if not file:
             return gr.skip(), None
@@ -28,7 +29,7 @@ def library_page(desk: Desk) -> None:
         finally:
             Path(file).unlink(missing_ok=True)
         tell(text("library.added").format(name=name))
-        return {"chosen": name}, None
+        return {"chosen": name, "when": time.time()}, None
 
     drop.upload(on_drop, drop, [library, drop], show_progress="minimal", api_visibility="private")
 

@@ -6,6 +6,7 @@ import functools
 import html
 import inspect
 import re
+import time
 from collections.abc import Callable
 
 import gradio as gr
@@ -34,6 +35,25 @@ def told(function: Callable) -> Callable:
 
     wrapped.__signature__ = inspect.signature(function)
     return wrapped
+
+
+def said(outputs: int = 1) -> Callable:
+    """For an event whose first output is a widget: a DiffloraError goes to the widget, the other outputs stay."""
+
+    def around(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapped(*args: object, **kwargs: object) -> object:
+            try:
+                return function(*args, **kwargs)
+            except DiffloraError as error:
+                # The time makes two equal errors two values.
+                line = {"error": in_words(error), "when": time.time()}
+                return line if outputs == 1 else (line, *[gr.skip()] * (outputs - 1))
+
+        wrapped.__signature__ = inspect.signature(function)
+        return wrapped
+
+    return around
 
 
 def in_words(error: DiffloraError) -> str:

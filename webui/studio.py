@@ -14,7 +14,7 @@ from . import easel
 from .desk import Desk
 from .form import Form, control
 from .history import recipe_of, throw_away
-from .show import answered, told, who, widget
+from .show import answered, said, told, who, widget
 from .words import text
 
 BASIC = ("seed", "count", "size", "sampler")
@@ -97,17 +97,17 @@ def config_of(desk: Desk, form: Form, prompt: str, values: tuple) -> DrawConfig:
 def connect_drawing(desk: Desk, form: Form, asked: list, draw, another, live, prompt, stage) -> None:
     """Draw, draw again with the next seeds, and draw drafts while a slider moves."""
 
-    @told
+    @said()
     def on_draw(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
         return {"ticket": easel.draw(desk, who(desk, request), config_of(desk, form, prompt, values), mix).id}
 
-    @told
+    @said(outputs=2)
     def on_another(request: gr.Request, prompt: str, mix: list, *values: object) -> tuple[dict, int]:
         config = config_of(desk, form, prompt, values)
         config = replace(config, seed=(config.seed + config.count) % 2**31)
         return {"ticket": easel.draw(desk, who(desk, request), config, mix).id}, config.seed
 
-    @told
+    @said()
     def on_live(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
         if not (prompt or "").strip():
             return gr.skip()
@@ -123,22 +123,22 @@ def connect_drawing(desk: Desk, form: Form, asked: list, draw, another, live, pr
 def connect_blends(desk: Desk, form: Form, asked: list, between, strip, pick, duel, save, name, export) -> None:
     """The strip, the blind pick, the blend as one file."""
 
-    @told
+    @said()
     def on_strip(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
         return {"ticket": easel.strip(desk, who(desk, request), config_of(desk, form, prompt, values), mix).id}
 
-    @told
+    @said()
     def on_duel(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
         ticket, state = easel.duel(desk, who(desk, request), config_of(desk, form, prompt, values), mix, None)
         return state | {"ticket": ticket.id}
 
-    @told
+    @said()
     def on_choice(request: gr.Request, event: gr.EventData, prompt: str, mix: list, *values: object) -> dict:
         config = config_of(desk, form, prompt, values)
         ticket, state = easel.duel(desk, who(desk, request), config, mix, event._data)
         return state | {"ticket": ticket.id}
 
-    @told
+    @said()
     def on_save(request: gr.Request, name: str, prompt: str, mix: list, *values: object) -> dict:
         config = config_of(desk, form, prompt or text("prompt.placeholder"), values)
         file, stack, alone = easel.save_blend(desk, who(desk, request), name.strip(), mix, config)
@@ -167,7 +167,7 @@ def connect_history(desk: Desk, form: Form, history, prompt, mixer) -> None:
         return [recipe.prompt, mix, *[values.get(name, gr.skip()) for name in form.controls]]
 
     outputs = [prompt, mixer, *form.inputs]
-    history.select(on_restore, None, outputs, queue=False, show_progress="hidden", api_visibility="private")
+    history.select(on_restore, None, outputs, show_progress="hidden", api_visibility="private")
 
 
 def cancel_of(desk: Desk):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from pathlib import Path
 
 import gradio as gr
@@ -12,7 +13,7 @@ from difflora.config import TrainConfig
 from . import trainings
 from .desk import Desk
 from .form import Form, control
-from .show import answered, told, widget
+from .show import answered, said, widget
 from .words import text
 
 BASIC = ("name", "trigger", "steps", "rank")
@@ -37,7 +38,7 @@ def training_page(desk: Desk) -> None:
                 label=text("train.drop"), file_count="multiple", file_types=KINDS, elem_id="drop", height=140
             )
             folder, open_it = folder_box(desk)
-            pictures = widget("pictures", "pictures", "", file="training", functions=[caption_of(desk)])
+            pictures = widget("pictures", "pictures", file="training", functions=[caption_of(desk)])
         with gr.Column(elem_id="train-settings", min_width=300, scale=2):
             gr.Markdown(f"## {text('train.settings')}")
             form = settings()
@@ -71,43 +72,54 @@ def settings() -> Form:
 def connect(desk: Desk, form: Form, drop, folder, open_it, pictures, plan_it, start, plan) -> None:
     """Files in, plan out, training into the queue."""
 
-    @told
-    def on_drop(files: list[str] | None, key: str | None) -> tuple[str | None, None]:
+    @said(outputs=2)
+    def on_drop(files: list[str] | None, opened: dict | None) -> tuple[dict, None]:
         if not files:
             return gr.skip(), None
         paths = [Path(file) for file in files]
         try:
-            key, found = trainings.drop(desk, paths, key)
+            key, found = trainings.drop(desk, paths, key_of(opened))
         finally:
             for path in paths:
                 path.unlink(missing_ok=True)
         for note in found.notes[:MOST_NOTES]:
             tell(note, gr.Warning)
-        return key, None
+        return shown(key), None
 
-    @told
-    def on_open(text: str) -> str:
-        return trainings.open_folder(desk, text or "")[0]
+    @said()
+    def on_open(text: str) -> dict:
+        return shown(trainings.open_folder(desk, text or "")[0])
 
     def config_of(values: tuple) -> TrainConfig:
         return form.read(values, images=Path("."), base=desk.config.base)
 
-    @told
-    def on_plan(key: str, *values: object) -> dict:
-        return trainings.plan(desk, config_of(values), key)
+    @said()
+    def on_plan(opened: dict | None, *values: object) -> dict:
+        return trainings.plan(desk, config_of(values), key_of(opened))
 
-    @told
-    def on_start(key: str, *values: object) -> dict:
+    @said()
+    def on_start(opened: dict | None, *values: object) -> dict:
+        key = key_of(opened)
         made = trainings.plan(desk, config_of(values), key)
         tell(text("train.started").format(name=trainings.start(desk, config_of(values), key)))
         return made
 
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    quick = {"show_progress": "hidden", "api_visibility": "private"}
     drop.upload(on_drop, [drop, pictures], [pictures, drop], show_progress="minimal", api_visibility="private")
     open_it.click(on_open, folder, pictures, **quick)
     folder.submit(on_open, folder, pictures, **quick)
     plan_it.click(on_plan, [pictures, *form.inputs], plan, show_progress="minimal", api_visibility="private")
     start.click(on_start, [pictures, *form.inputs], plan, show_progress="minimal", api_visibility="private")
+
+
+def shown(key: str) -> dict:
+    """What the pictures widget is given: the folder's key, and the time, so that more files make a new value."""
+    return {"key": key, "when": time.time()}
+
+
+def key_of(opened: dict | None) -> str:
+    """The key of the folder that a page has open."""
+    return str((opened or {}).get("key", ""))
 
 
 def tell(words: str, kind=gr.Info) -> None:

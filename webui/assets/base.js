@@ -86,6 +86,12 @@ window.difflora ??= (() => {
     place.append(line);
     setTimeout(() => line.remove(), bad ? 9000 : 4000);
   };
+  // What an event gave a widget: its one line of what went wrong, or a value to go on with.
+  d.given = (props, watch, go) => watch("value", () => {
+    const value = props.value;
+    if (value && value.error) d.say(value.error, true);
+    else if (value) go(value);
+  });
   // Call a server function; its one line of what went wrong is shown.
   d.call = async (asked) => {
     try {
@@ -112,7 +118,12 @@ window.difflora ??= (() => {
   };
   d.picture = (name, thumb = false) => `/studio/pictures/${name.split("/").map(encodeURIComponent).join("/")}${thumb ? "?thumb=true" : ""}`;
   d.byName = (name) => d.styles.get().find((s) => s.name === name);
-  // Fill a place again without losing the focus of the one who types there.
-  d.fill = (place, ...children) => place.replaceChildren(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false));
+  // Fill a place again; what takes the place of the focused control has the focus, or every poll would take it away.
+  d.fill = (place, ...children) => {
+    const held = place.contains(document.activeElement) ? document.activeElement : null;
+    place.replaceChildren(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false));
+    const called = (node) => [node.className, node.getAttribute("aria-label") ?? node.textContent].join("|");
+    if (held) [...place.querySelectorAll(held.tagName)].find((node) => called(node) === called(held))?.focus({ preventScroll: true });
+  };
   return d;
 })();

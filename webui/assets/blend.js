@@ -7,7 +7,7 @@
     const kept = difflora.store(null, "difflora.strip");
     element.append(place);
     let seen = "";
-    watch("value", () => { if (props.value && props.value.ticket) { kept.set(props.value.ticket); difflora.follow(props.value.ticket); } });
+    difflora.given(props, watch, (value) => { kept.set(value.ticket); difflora.follow(value.ticket); });
     difflora.now.on(render);
     difflora.mix.on(() => { seen = ""; render(); }, false);
     if (kept.get()) difflora.follow(kept.get());
@@ -45,9 +45,8 @@
     const box = h("dialog", { class: "viewer duel", "aria-label": t("duel.title") }, h("button", { type: "button", class: "icon close", "aria-label": t("close"), onclick: () => box.close() }, "×"), body);
     document.body.append(box);
     let state = null, seen = "";
-    watch("value", () => {
-      if (!props.value || !props.value.ticket) return;
-      state = props.value;
+    difflora.given(props, watch, (value) => {
+      state = value;
       seen = "";
       difflora.setWeights(state.names, state.weights);
       difflora.follow(state.ticket);
@@ -85,7 +84,7 @@
       if (asked === key) facts.textContent = f.error ?? t("export.facts", { rank: f.rank, size: difflora.size(f.size), layers: f.layers });
     });
     difflora.styles.on(() => { asked = ""; difflora.mix.set(difflora.mix.get()); }, false);
-    watch("value", () => { if (props.value && props.value.tickets) { pair = props.value; seen = ""; pair.tickets.forEach(difflora.follow); render(); } });
+    difflora.given(props, watch, (value) => { pair = value; seen = ""; pair.tickets.forEach(difflora.follow); render(); });
     difflora.now.on(render, false);
     async function render() {
       if (!pair) return;

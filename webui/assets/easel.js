@@ -41,7 +41,7 @@
   function stage({ element, props, watch, server }) {
     const place = h("div", { class: "stage" }), cell = difflora.slots();
     element.append(place);
-    watch("value", () => { if (props.value && props.value.ticket) difflora.follow(props.value.ticket); });
+    difflora.given(props, watch, (value) => difflora.follow(value.ticket));
     const frame = (ticket, i) => h("button", { type: "button", class: "frame", disabled: !ticket.files[i], "aria-label": t("stage.open", { prompt: ticket.prompt }), onclick: () => difflora.open(ticket.files[i]) }, cell(ticket, i, { key: i, keep: ticket.kind === "draft" }));
     const one = (name) => h("div", { class: "grid n1" }, h("button", { type: "button", class: "frame", "aria-label": t("stage.latest"), onclick: () => difflora.open(name) }, h("img", { src: difflora.picture(name), alt: t("stage.latest") })));
     const welcome = () => h("div", { class: "welcome" }, h("h2", {}, t("stage.welcome")), h("p", {}, t("stage.hint")));

@@ -8,7 +8,7 @@
     const find = h("input", { type: "search", class: "find", placeholder: t("cards.search"), "aria-label": t("cards.search"), oninput: render });
     element.append(h("div", { class: "library" }, h("div", {}, h("div", { class: "shelf-head" }, h("h2", {}, t("library.title")), find), list), about));
     let chosen = null, shown = "";
-    watch("value", () => { if (props.value && props.value.chosen) { difflora.loadStyles().then(() => choose(props.value.chosen)); } });
+    difflora.given(props, watch, (value) => difflora.loadStyles().then(() => choose(value.chosen)));
     difflora.styles.on(() => { render(); if (chosen && !difflora.byName(chosen)) choose(null); else if (chosen) choose(chosen); });
     function render() {
       const word = find.value.toLowerCase();

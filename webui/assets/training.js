@@ -7,8 +7,8 @@
     const wall = h("div", { class: "captions" });
     const kept = difflora.store("", "difflora.pictures");
     element.append(head, wall);
-    watch("value", () => { if (props.value) { kept.set(props.value); load(); } });
-    if (kept.get()) { props.value = kept.get(); load(); }
+    difflora.given(props, watch, (value) => { kept.set(value.key); load(); });
+    if (kept.get()) { props.value = { key: kept.get() }; load(); }
     async function load() {
       const found = await difflora.json(`/studio/wall/${encodeURIComponent(kept.get())}`);
       if (found.error) { kept.set(""); props.value = null; head.textContent = ""; return difflora.fill(wall); }
@@ -33,9 +33,7 @@
   difflora.widget("plan", ({ element, props, watch }) => {
     const place = h("div", { class: "plan", "aria-live": "polite" });
     element.append(place);
-    watch("value", () => {
-      const p = props.value;
-      if (!p) return difflora.fill(place);
+    difflora.given(props, watch, (p) => {
       const rows = [["name", p.name + (p.taken ? ` — ${t("plan.taken")}` : "")], ["pictures", `${p.pictures}, ${p.resolution} px`], ["captions", p.captions], ["trigger", p.trigger || t("plan.notrigger")],
         ["adapter", t("plan.rank", { rank: p.rank, alpha: difflora.number(p.alpha), layers: p.layers })], ["steps", t("plan.amount", { steps: p.steps, batch: p.batch, rate: p.learning_rate })], ["device", p.device]];
       difflora.fill(place, h("dl", {}, rows.map(([k, v]) => [h("dt", {}, t(`plan.${k}`)), h("dd", {}, String(v))])), h("ul", { class: "reasons" }, p.reasons.map((why) => h("li", {}, why))));
