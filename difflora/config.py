@@ -207,10 +207,10 @@ def parse_account(text: str) -> tuple[str, str]:
 
 def check_name(name: str) -> str:
     """A style's name as it may stand in a file name and before a colon; raises RequestError otherwise."""
-    allowed = all(c.isalnum() or c in "._- " for c in name) and 0 < len(name) <= 80
-    demand(
-        allowed and not name.startswith("."), f"name {name!r}", "letters, digits, '.', '_', '-' or spaces, at most 80"
-    )
+    allowed = all(c.isalnum() or c in "._- " for c in name) and 0 < len(name) <= 80 and name == name.strip()
+    # A file's name has 255 bytes, endings such as -step-000200.safetensors included.
+    allowed = allowed and not name.startswith(".") and len(name.encode()) <= 200
+    demand(allowed, f"name {name!r}", "letters, digits, '.', '_', '-' or spaces between them, at most 80")
     return name
 
 

@@ -18,6 +18,8 @@ from difflora.adapters.adapter import Adapter, Factors, Info
 from difflora.models.family import EMBEDDED
 from difflora.models.sd import StableDiffusion
 
+# The studio's fixtures stand in a room of their own.
+pytest_plugins = ["browser"]
 WIDTH = 32
 # Toy models are too small to share out; bit-for-bit claims hold for a fixed number of threads.
 torch.set_num_threads(1)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
+from dataclasses import asdict
 from pathlib import Path
 
 import gradio as gr
 
 from difflora.config import DrawConfig, TrainConfig, parse_lora
 from difflora.drawing.batcher import Ticket
+from difflora.drawing.recipe import Recipe
 from difflora.errors import RequestError
 
 from . import easel, trainings
 from .desk import Desk
-from .show import told, who
+from .form import Form
+from .show import plainly, who
 from .training import BASIC, MORE
 
 POLL_SECONDS = 0.05
@@ -55,17 +57,28 @@ def draw_of(desk: Desk):
         }  # fmt: skip
         return await finished(desk, await asyncio.to_thread(ask, request, prompt, styles, row))
 
-    @told
+    @plainly
     def ask(request: gr.Request, prompt: str, styles: list[str] | None, row: dict) -> Ticket:
-        prompts = tuple(line.strip() for line in prompt.splitlines() if line.strip())
-        return easel.draw(desk, who(desk, request), DrawConfig(prompts=prompts, **row), mix_of(styles))
+        prompts = tuple(line.strip() for line in plain(prompt).splitlines() if line.strip())
+        values = {name: Form(DrawConfig, {}).value(name, value) for name, value in row.items()}
+        config = DrawConfig(prompts=prompts, **{name: value for name, value in values.items() if value is not None})
+        return easel.draw(desk, who(desk, request), config, mix_of(styles))
 
     return draw
 
 
 def mix_of(styles: list[str] | None) -> list[dict]:
     """["ink:0.7"] -> the mix of a page."""
-    return [{"name": name, "weight": weight} for name, weight in map(parse_lora, styles or [])]
+    if not isinstance(styles, list | None):
+        raise RequestError(f"styles {str(styles)[:40]!r}: expected a list such as ['ink:0.7']")
+    return [{"name": name, "weight": weight} for name, weight in map(parse_lora, map(plain, styles or []))]
+
+
+def plain(text: object) -> str:
+    """A program's text; RequestError for anything else."""
+    if not isinstance(text, str):
+        raise RequestError(f"{str(text)[:40]!r}: expected text")
+    return text
 
 
 async def finished(desk: Desk, ticket: Ticket) -> list[dict]:
@@ -79,21 +92,25 @@ async def finished(desk: Desk, ticket: Ticket) -> list[dict]:
     if ticket.state != "done":
         raise gr.Error(ticket.error or "cancelled", print_exception=False)
     drawn = zip(desk.drawings[ticket.id].files, ticket.pictures, strict=True)
-    return [
-        {"name": name, "url": f"/studio/pictures/{name}", "recipe": json.loads(done[0].text())} for name, done in drawn
-    ]
+    return [{"name": name, "url": f"/studio/pictures/{name}", "recipe": row_of(done[0])} for name, done in drawn]
+
+
+def row_of(recipe: Recipe) -> dict:
+    """A recipe as plain values, without paths: gradio_client takes a dict with one for a file and tries to fetch it."""
+    row = asdict(recipe)
+    return row | {"styles": [{k: v for k, v in style.items() if k != "path"} for style in row["styles"]]}
 
 
 def blend_of(desk: Desk):
     """The endpoint /blend."""
 
-    @told
+    @plainly
     def blend(request: gr.Request, styles: list[str], name: str) -> dict:
         """Write a blend of styles as one file of the library: the exact sum of their updates.
 
         styles: such as ["ink:0.7", "gouache:0.4"]. name: of the new style. The result is {"name", "url", "size"}.
         """
-        file = easel.write_blend(desk, name, mix_of(styles))
+        file = easel.write_blend(desk, plain(name), mix_of(styles))
         return {"name": file.stem, "url": f"/studio/styles/{file.stem}/file", "size": file.stat().st_size}
 
     return blend
@@ -102,17 +119,17 @@ def blend_of(desk: Desk):
 def train_of(desk: Desk):
     """The endpoint /train."""
 
-    @told
+    @plainly
     def train(request: gr.Request, folder: str, settings: dict | None = None) -> dict:
         """Put a training into the queue and return its name and plan at once; /status says how far it is.
 
         folder: one inside the folders that the studio was given. settings: fields of `difflora train` by name, such as
         {"name": "ink", "steps": 400, "trigger": "inkstyle"}.
         """
-        key, _ = trainings.open_folder(desk, folder)
+        key, _ = trainings.open_folder(desk, plain(folder))
         config = training_config(desk.datasets[key], settings or {})
-        made = trainings.plan(desk, config, key)
-        return {"name": trainings.start(desk, config, key), "plan": made}
+        name, made = trainings.start(desk, config, key)
+        return {"name": name, "plan": made}
 
     return train
 
@@ -122,18 +139,15 @@ def training_config(folder: Path, settings: dict) -> TrainConfig:
     for name in settings:
         if name not in (*BASIC, *MORE):
             raise RequestError(f"setting {str(name)[:40]!r}: expected one of {', '.join((*BASIC, *MORE))}")
-    try:
-        return TrainConfig(images=folder, **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
-    except TypeError as error:
-        raise RequestError(
-            f"settings {str(settings)[:80]}: expected values as difflora train takes ({error})"
-        ) from None
+    form = Form(TrainConfig, {})
+    values = {name: form.value(name, value) for name, value in settings.items()}
+    return TrainConfig(images=folder, **{name: value for name, value in values.items() if value is not None})
 
 
 def status_of(desk: Desk):
     """The endpoint /status."""
 
-    @told
+    @plainly
     def status(request: gr.Request) -> dict:
         """What the studio is doing: its base, the queue of drawings, the caller's own drawings, styles and runs."""
         user = who(desk, request)

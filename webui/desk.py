@@ -8,10 +8,11 @@ from pathlib import Path
 
 from difflora.adapters.cards import Card, card, cards
 from difflora.adapters.files import adapter_named, content_sha256
+from difflora.adapters.header import shown
 from difflora.config import WEIGHT_LIMIT, UiConfig
 from difflora.drawing.batcher import Batcher
 from difflora.drawing.recipe import Style
-from difflora.errors import RequestError
+from difflora.errors import AdapterFileError, RequestError
 from difflora.models.family import BaseModel, open_model
 from difflora.training.queue import RunQueue
 from difflora.training.watch import Watch
@@ -63,13 +64,22 @@ class Desk:
         """Every style of the library, with what keeps it from fitting the open base."""
         return cards(self.config.loras, self.shapes, self.model.family)
 
+    def file(self, name: str) -> Path:
+        """A style's file by its name alone; RequestError, without a path of this machine, for anything else."""
+        try:
+            return adapter_named(name, self.config.loras)
+        except AdapterFileError:
+            raise RequestError(
+                f"no style {shown(name)!r} in the library: expected the name of one of its cards"
+            ) from None
+
     def card(self, name: str) -> Card:
-        """One style by its name alone; raises AdapterFileError for anything else."""
-        return card(adapter_named(name, self.config.loras), self.shapes, self.model.family)
+        """One style by its name alone; raises RequestError for anything else."""
+        return card(self.file(name), self.shapes, self.model.family)
 
     def style(self, name: str, weight: float) -> Style:
         """A style as recipes name it; raises DiffloraError."""
-        path = adapter_named(name, self.config.loras)
+        path = self.file(name)
         return Style(path.stem, weight, str(path), content_sha256(path))
 
     def styles(self, mix: Mix) -> list[Style]:

@@ -99,11 +99,20 @@ class Form:
         if value is None or value == "":
             return None
         if get_origin(kind) is tuple:
-            return tuple(line.strip() for line in str(value).splitlines() if line.strip())
+            rows = value if isinstance(value, list | tuple) else str(value).splitlines()
+            return tuple(line.strip() for line in map(str, rows) if line.strip())
+        offered = (True, False) if kind is bool else get_args(kind)
+        if offered:
+            return value if value in offered else self.refuse(name, value, " or ".join(map(str, offered)))
+        if kind not in (int, float):
+            return kind(value) if kind in (str, Path) else value  # type: ignore[operator]
+        expected = "a whole number" if kind is int else "a number"
         try:
-            if kind is int:
-                return int(value)  # type: ignore[call-overload]
-            return kind(value) if kind in (float, str, Path, bool) else value  # type: ignore[operator]
+            number = float(value)  # type: ignore[arg-type]
+            return kind(number) if kind is float or number.is_integer() else self.refuse(name, value, expected)
         except (TypeError, ValueError, OverflowError):
-            label = label_of(self.config, name)
-            raise RequestError(f"{label} {str(value)[:40]!r}: expected a value like {kind}") from None
+            return self.refuse(name, value, expected)
+
+    def refuse(self, name: str, value: object, expected: str) -> None:
+        """Raise RequestError for the value of one control."""
+        raise RequestError(f"{label_of(self.config, name)} {str(value)[:40]!r}: expected {expected}")

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
 
+from difflora.adapters.files import writable_folder
 from difflora.drawing.recipe import Recipe, read_recipe
-from difflora.errors import RequestError
-from difflora.training.data import open_picture
+from difflora.drawing.request import numbered
+from difflora.errors import OutputError, RequestError
+from difflora.training.data import DECODER_ERRORS, open_picture
 
 from .desk import Desk
-from .easel import as_webp, picture_file, style_row
+from .easel import TRASH, as_webp, newest_first, picture_file, style_row
 
 PAGE = 60
 THUMB = 320
+DECODING = threading.Semaphore(2)
+"""A picture that somebody brought takes up to 2 GB while it is decoded: never more than two at once."""
+COARSE = 100_000_000
+"""Nanoseconds within which a folder may change twice and show the same time."""
 
 
 class History:
@@ -33,9 +41,10 @@ class History:
         except OSError:
             return []
         if self.known.get(folder, (0, []))[0] != changed:
-            files = [path for path in folder.glob("[!.]*.png") if path.is_file()]
-            files.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-            self.known[folder] = changed, [path.name for path in files]
+            names = [path.name for _, path in newest_first(folder)]
+            if abs(time.time_ns() - changed) < COARSE:
+                return names
+            self.known[folder] = changed, names
         return self.known[folder][1]
 
     def page(self, user: str, start: int) -> dict:
@@ -62,13 +71,14 @@ def small(path: Path) -> bytes:
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             return shrunk(picture.convert("RGB"))
-    except (OSError, ValueError) as error:
+    except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
         raise RequestError(f"{path.name} is not a readable picture: {error}") from error
 
 
 def strange_small(path: Path) -> bytes:
     """The same for a picture that somebody brought: decoded within the limits of training."""
-    return shrunk(open_picture(path, path.name))
+    with DECODING:
+        return shrunk(open_picture(path, path.name))
 
 
 def shrunk(picture: Image.Image) -> bytes:
@@ -80,11 +90,8 @@ def shrunk(picture: Image.Image) -> bytes:
 def throw_away(desk: Desk, user: str, name: str) -> Path:
     """Move a picture to the trash folder beside the history."""
     path = picture_file(desk, user, name)
-    trash = path.parent / ".trash"
-    trash.mkdir(exist_ok=True)
-    place = trash / path.name
-    number = 1
-    while place.exists():
-        number += 1
-        place = trash / f"{path.stem}-{number}.png"
-    return path.rename(place)
+    place = numbered(writable_folder(path.parent / TRASH) / path.name)
+    try:
+        return path.rename(place)
+    except OSError as error:
+        raise OutputError(f"{name} cannot be moved to the trash folder: {error.strerror}") from error

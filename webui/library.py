@@ -20,7 +20,7 @@ def library_page(desk: Desk) -> None:
     drop = gr.File(label=text("library.drop"), file_types=[".safetensors"], elem_id="drop-style", height=110)
     library = widget("library", "library", file="library", functions=functions)
 
-    @said(outputs=2)
+    @said(outputs=2, rest=lambda: None)
     def on_drop(file: str | None) -> tuple[dict, None]:
         if not file:
             return gr.skip(), None

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import threading
 import time
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
+from difflora.adapters.disk import stamp
 from difflora.drawing.batcher import Ticket
 from difflora.errors import DiffloraError
 
@@ -23,6 +28,8 @@ from .trainings import picture_of, run_row, wall
 ASSETS = Path(__file__).with_name("assets")
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 NEVER = {"Cache-Control": "no-store"}
+# A name is not one picture for ever: another studio at this address, or another user of this browser, has the same.
+ASKING = {"Cache-Control": "private, no-cache"}
 LATELY_SECONDS = 0.5
 User = Callable[[Request], str]
 
@@ -59,23 +66,57 @@ def asset(name: str) -> Response:
     return FileResponse(known[name], headers={"Cache-Control": "no-cache"})
 
 
+class Plain(JSONResponse):
+    """JSON that any browser reads: files of strangers hold halves of characters, and numbers that are none."""
+
+    def render(self, content: object) -> bytes:
+        """The body."""
+        try:
+            return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+        except ValueError:
+            return json.dumps(finite(content), separators=(",", ":")).encode()
+
+
+def finite(value: object) -> object:
+    """The same rows and lists, null for numbers that are none."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def told(work: Callable[[], object]) -> Response:
     """The work's result as JSON, or its one line of what went wrong."""
     try:
-        return JSONResponse(work(), headers=NEVER)
+        return Plain(work(), headers=NEVER)
     except DiffloraError as error:
-        return JSONResponse({"error": str(error)}, status_code=404, headers=NEVER)
+        return Plain({"error": str(error)}, status_code=404, headers=NEVER)
 
 
-async def picture(path: Callable[[], Path], headers: dict[str, str], thumb: Callable[[Path], bytes] | None) -> Response:
-    """A picture file as it is, or what `thumb` makes of it."""
+async def picture(
+    request: Request, path: Callable[[], Path], headers: dict[str, str], thumb: Callable[[Path], bytes] | None = None
+) -> Response:
+    """A PNG as it is, or the WebP that `thumb` makes of it; nothing for a browser that has this very file already."""
+
+    def work() -> tuple[str, bytes | None]:
+        file = path()
+        facts = file.stat()
+        mark = f'"{facts.st_ino:x}-{facts.st_mtime_ns:x}-{facts.st_size:x}"'
+        if request.headers.get("if-none-match") == mark:
+            return mark, None
+        return mark, thumb(file) if thumb else file.read_bytes()
+
     try:
-        if thumb is None:
-            return FileResponse(path(), headers=headers)
-        data = await asyncio.to_thread(lambda: thumb(path()))
+        mark, data = await asyncio.to_thread(work)
     except DiffloraError as error:
-        return JSONResponse({"error": str(error)}, status_code=404, headers=NEVER)
-    return Response(data, media_type="image/webp", headers=headers)
+        return Plain({"error": str(error)}, status_code=404, headers=NEVER)
+    except OSError:  # gone since it was found
+        raise HTTPException(404) from None
+    headers = headers | {"ETag": mark}
+    if data is None:
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type="image/webp" if thumb else "image/png", headers=headers)
 
 
 def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
@@ -98,7 +139,7 @@ def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
             "styles": version.value(),
             "runs": runs.value(),
         }
-        return JSONResponse(body, headers=NEVER)
+        return Plain(body, headers=NEVER)
 
     @app.get("/studio/look/{id}/{place}")
     def look(request: Request, id: str, place: int) -> Response:
@@ -123,7 +164,7 @@ def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
     @app.get("/studio/pictures/{name:path}")
     async def drawn(request: Request, name: str, thumb: bool = False) -> Response:
         who = user(request)
-        return await picture(lambda: picture_file(desk, who, name), FOREVER, small if thumb else None)
+        return await picture(request, lambda: picture_file(desk, who, name), ASKING, small if thumb else None)
 
 
 def add_library(app: FastAPI, user: User, desk: Desk) -> None:
@@ -161,24 +202,22 @@ def add_library(app: FastAPI, user: User, desk: Desk) -> None:
 
     @app.get("/studio/facts")
     def facts(request: Request, mix: str = "[]") -> Response:
-        import json
-
         user(request)
         try:
             asked = json.loads(mix)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise HTTPException(400) from None
         return told(lambda: facts_of(desk, asked if isinstance(asked, list) else []))
 
 
 def add_training(app: FastAPI, user: User, desk: Desk) -> None:
     """Runs and the pictures they learn from."""
-    runs = desk.config.runs
+    rows = Lately(lambda: [run_row(view, desk.config.runs) for view in desk.runs.list()])
 
     @app.get("/studio/runs")
     def listing(request: Request) -> Response:
         user(request)
-        return told(lambda: {"rows": [run_row(view, runs) for view in desk.runs.list()]})
+        return told(lambda: {"rows": rows.value()})
 
     @app.get("/studio/previews/{name}/{file}")
     async def preview(request: Request, name: str, file: str) -> Response:
@@ -191,7 +230,7 @@ def add_training(app: FastAPI, user: User, desk: Desk) -> None:
                 raise HTTPException(404)
             return shown[file]
 
-        return await picture(found, FOREVER, small)
+        return await picture(request, found, FOREVER, small)
 
     @app.get("/studio/wall/{key}")
     def pictures(request: Request, key: str) -> Response:
@@ -201,9 +240,7 @@ def add_training(app: FastAPI, user: User, desk: Desk) -> None:
     @app.get("/studio/wall/{key}/{name:path}")
     async def one(request: Request, key: str, name: str) -> Response:
         user(request)
-        return await picture(
-            lambda: picture_of(desk, key, name), {"Cache-Control": "private, max-age=60"}, strange_small
-        )
+        return await picture(request, lambda: picture_of(desk, key, name), ASKING, strange_small)
 
 
 def ticket_row(desk: Desk, ticket: Ticket) -> dict:
@@ -219,8 +256,9 @@ def ticket_row(desk: Desk, ticket: Ticket) -> dict:
 
 def library_version(desk: Desk) -> str:
     """Changes whenever the library does."""
-    try:
-        found = [entry.stat() for entry in desk.config.loras.glob("[!.]*.safetensors")]
-    except OSError:
-        return ""
-    return f"{len(found)}-{max((s.st_mtime_ns for s in found), default=0)}"
+    found = []
+    for path in desk.config.loras.glob("[!.]*.safetensors"):
+        # A link that leads nowhere, or a file that goes away just now, is no style.
+        with suppress(OSError):
+            found.append((path.name, *stamp(path)))
+    return f"{len(found)}-{zlib.crc32(repr(sorted(found)).encode(errors='replace')):08x}"

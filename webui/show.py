@@ -23,7 +23,7 @@ def who(desk: Desk, request: gr.Request) -> str:
     return desk.user(getattr(request, "request", None) or request)
 
 
-def told(function: Callable) -> Callable:
+def told(function: Callable, escaped: Callable[[str], str] = html.escape) -> Callable:
     """The same event function, a DiffloraError shown as its one line. Messages are HTML to Gradio: they are escaped."""
 
     @functools.wraps(function)
@@ -31,14 +31,19 @@ def told(function: Callable) -> Callable:
         try:
             return function(*args, **kwargs)
         except DiffloraError as error:
-            raise gr.Error(html.escape(in_words(error)), duration=12, print_exception=False) from None
+            raise gr.Error(escaped(in_words(error)), duration=12, print_exception=False) from None
 
     wrapped.__signature__ = inspect.signature(function)
     return wrapped
 
 
-def said(outputs: int = 1) -> Callable:
-    """For an event whose first output is a widget: a DiffloraError goes to the widget, the other outputs stay."""
+def plainly(function: Callable) -> Callable:
+    """The same for programs, which read the line as it is."""
+    return told(function, str)
+
+
+def said(outputs: int = 1, rest: Callable = gr.skip) -> Callable:
+    """For an event whose first output is a widget: a DiffloraError goes there, and `rest()` to the other outputs."""
 
     def around(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -48,7 +53,7 @@ def said(outputs: int = 1) -> Callable:
             except DiffloraError as error:
                 # The time makes two equal errors two values.
                 line = {"error": in_words(error), "when": time.time()}
-                return line if outputs == 1 else (line, *[gr.skip()] * (outputs - 1))
+                return line if outputs == 1 else (line, *[rest()] * (outputs - 1))
 
         wrapped.__signature__ = inspect.signature(function)
         return wrapped

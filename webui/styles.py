@@ -6,7 +6,7 @@ from pathlib import Path
 
 from difflora.adapters.cards import Card
 from difflora.adapters.edits import edit, install, rename, trash
-from difflora.adapters.files import adapter_named, load_adapter
+from difflora.adapters.files import load_adapter
 from difflora.adapters.header import shown
 from difflora.adapters.norms import block_norms
 from difflora.config import check_name
@@ -47,17 +47,17 @@ def detail(desk: Desk, name: str) -> dict:
 def change(desk: Desk, name: str, trigger: str, weight: object) -> None:
     """Write a style's trigger and preferred weight into its file; raises DiffloraError."""
     words = " ".join(str(trigger).split())
-    edit(adapter_named(name, desk.config.loras), trigger=words, weight=weight_of({"weight": weight}))
+    edit(desk.file(name), trigger=words, weight=weight_of({"weight": weight}))
 
 
 def call(desk: Desk, name: str, new: str) -> Path:
     """Give a style another name; raises DiffloraError."""
-    return rename(adapter_named(name, desk.config.loras), check_name(str(new).strip()))
+    return rename(desk.file(name), check_name(str(new).strip()))
 
 
 def throw_away(desk: Desk, name: str) -> Path:
     """Move a style to the trash folder of the library."""
-    return trash(adapter_named(name, desk.config.loras))
+    return trash(desk.file(name))
 
 
 def take_in(desk: Desk, source: Path) -> str:

@@ -52,7 +52,7 @@ def training_page(desk: Desk) -> None:
 
 def folder_box(desk: Desk) -> tuple[gr.Textbox, gr.Button]:
     """Name a folder on the machine; only where the studio was given folders to read."""
-    roots = [str(path) for path in desk.config.images]
+    roots = [path.name or str(path) for path in desk.config.images]
     with gr.Row(elem_classes="folder-row", equal_height=True, visible=bool(roots)):
         info = text("train.folder.info").format(folders=", ".join(roots))
         folder = gr.Textbox(label=text("train.folder"), info=info, elem_id="folder", scale=4, max_length=2000)
@@ -72,7 +72,7 @@ def settings() -> Form:
 def connect(desk: Desk, form: Form, drop, folder, open_it, pictures, plan_it, start, plan) -> None:
     """Files in, plan out, training into the queue."""
 
-    @said(outputs=2)
+    @said(outputs=2, rest=lambda: None)
     def on_drop(files: list[str] | None, opened: dict | None) -> tuple[dict, None]:
         if not files:
             return gr.skip(), None
@@ -99,9 +99,8 @@ def connect(desk: Desk, form: Form, drop, folder, open_it, pictures, plan_it, st
 
     @said()
     def on_start(opened: dict | None, *values: object) -> dict:
-        key = key_of(opened)
-        made = trainings.plan(desk, config_of(values), key)
-        tell(text("train.started").format(name=trainings.start(desk, config_of(values), key)))
+        name, made = trainings.start(desk, config_of(values), key_of(opened))
+        tell(text("train.started").format(name=name))
         return made
 
     quick = {"show_progress": "hidden", "api_visibility": "private"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from .desk import Desk
 from .safety import inside
 
 MOST_OPEN = 200
+DROPPING = threading.Lock()
 
 
 def open_folder(desk: Desk, text: str) -> tuple[str, Survey]:
@@ -33,11 +36,13 @@ def drop(desk: Desk, files: Sequence[Path], key: str | None) -> tuple[str, Surve
     """Dropped files -> a new folder of this studio, or more of them into the one that is open."""
     folder = desk.datasets.get(key or "")
     own = desk.config.datasets.resolve()
-    if folder is None or not folder.resolve().is_relative_to(own):
-        number = next(n for n in range(1, 10**6) if not (desk.config.datasets / f"style-{n}").exists())
-        folder = desk.config.datasets / f"style-{number}"
-    result = copy_in(files, folder, limit_pictures=desk.config.uploads)
-    return remember(desk, folder), result
+    # One at a time: two that drop at once would get one folder, or one name for two pictures.
+    with DROPPING:
+        if folder is None or not folder.resolve().is_relative_to(own):
+            number = next(n for n in range(1, 10**6) if not (desk.config.datasets / f"style-{n}").exists())
+            folder = desk.config.datasets / f"style-{number}"
+        result = copy_in(files, folder, limit_pictures=desk.config.uploads)
+        return remember(desk, folder), result
 
 
 def remember(desk: Desk, folder: Path) -> str:
@@ -94,10 +99,10 @@ def plan(desk: Desk, config: TrainConfig, key: str) -> dict:
     return made.row() | {"name": config.name, "taken": (desk.config.loras / f"{config.name}.safetensors").exists()}
 
 
-def start(desk: Desk, config: TrainConfig, key: str) -> str:
-    """Put a training into the queue; raises DiffloraError before that for what it could not do."""
-    plan(desk, config, key)
-    return desk.queue.add(settle(desk, config, key))
+def start(desk: Desk, config: TrainConfig, key: str) -> tuple[str, dict]:
+    """Put a training into the queue: (its name, its plan); raises DiffloraError for what it could not do."""
+    made = plan(desk, config, key)
+    return desk.queue.add(settle(desk, config, key)), made
 
 
 def speak(desk: Desk, name: str, what: str) -> None:
@@ -127,4 +132,8 @@ def run_row(view: RunView, runs: Path) -> dict:
         {"step": step, "files": [path.relative_to(runs).as_posix() for path in paths]} for step, paths in view.previews
     ]
     row = {k: v for k, v in asdict(view).items() if k not in {"folder", "config", "file"}}
-    return row | {"previews": previews, "style": view.file.stem if view.file else None}
+    row |= {"previews": previews, "style": view.file.stem if view.file else None}
+    # The same name may be another run tomorrow: browsers keep previews under this one's time.
+    with suppress(OSError):
+        row["since"] = (view.folder / "key.json").stat().st_mtime_ns
+    return row

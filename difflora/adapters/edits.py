@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -13,16 +14,19 @@ from pathlib import Path
 
 from ..config import WEIGHT_LIMIT, check_name, demand
 from ..errors import AdapterFileError, OutputError
+from .adapter import Adapter
 from .dialects import Shapes
 from .disk import content_sha256, refused, take_name, writable_folder, write_atomic
-from .files import load_adapter, pack
+from .files import load_adapter, pack, save_adapter
 from .header import parse_header, read_header, shown, shown_path, unreadable
 from .library import SUFFIX
 from .metadata import THUMBNAIL, TRIGGER, WEIGHT, data_url, trigger_rows
 from .thumbnail import clean_thumbnail
 
-__all__ = ["content_sha256", "edit", "install", "rename", "trash"]
+__all__ = ["content_sha256", "edit", "install", "rename", "replace_style", "trash"]
 
+# A file that is rewritten while another thread renames it or throws it away would come back under its old name.
+CHANGING = threading.RLock()
 MAX_FILE = 2 * 2**30
 TRASH = ".trash"
 
@@ -50,8 +54,9 @@ def edit(
         expected = "a PNG, JPEG or WebP of at most 1 MB and 1024 px a side"
         demand(bool(clean) or not thumbnail, f"picture of {len(thumbnail):,} bytes", expected)
         rows[THUMBNAIL] = data_url(clean) if clean else ""
-    if rows:
-        write_atomic(Path(path), _rewritten(Path(path), rows))
+    with CHANGING:
+        if rows:
+            write_atomic(Path(path), _rewritten(Path(path), rows))
     return Path(path)
 
 
@@ -63,17 +68,18 @@ def rename(path: Path, name: str) -> Path:
     path = Path(path)
     target = path.with_name(f"{check_name(name)}{SUFFIX}")
     temp = path.with_name(f".{secrets.token_hex(8)}{SUFFIX}")
-    data = _rewritten(path, {"ss_output_name": name, "modelspec.title": name})
-    try:
-        write_atomic(temp, data)
-        demand(take_name(temp, target), f"name {name!r} is taken in {shown_path(path.parent)}", "a free one")
-        path.unlink()
-    except OSError as error:
-        raise refused(path, error, "removed") from error
-    finally:
-        with suppress(OSError):
-            temp.unlink(missing_ok=True)
-    _take_along(path, target)
+    with CHANGING:
+        data = _rewritten(path, {"ss_output_name": name, "modelspec.title": name})
+        try:
+            write_atomic(temp, data)
+            demand(take_name(temp, target), f"name {name!r} is taken in {shown_path(path.parent)}", "a free one")
+            path.unlink()
+        except OSError as error:
+            raise refused(path, error, "removed") from error
+        finally:
+            with suppress(OSError):
+                temp.unlink(missing_ok=True)
+        _take_along(path, target)
     return target
 
 
@@ -84,9 +90,32 @@ def trash(path: Path) -> Path:
     stem = f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     if not path.is_file():
         raise OutputError(f"{shown_path(path)}: no such file; expected a style; look at the folder again")
-    target = _free(path, folder, stem)
-    _take_along(path, target)
+    with CHANGING:
+        target = _free(path, folder, stem)
+        _take_along(path, target)
     return target
+
+
+def replace_style(path: Path, adapter: Adapter, metadata: Mapping[str, str]) -> Path:
+    """Save a style as `save_adapter` does; another one that had its name is kept in the .trash folder.
+
+    Raises OutputError, with the old style left as it was.
+    """
+    if not path.is_file():
+        return save_adapter(path, adapter, metadata)
+    temp = path.with_name(f".{secrets.token_hex(8)}{SUFFIX}")
+    try:
+        _copy(path, temp)
+        old = _free(temp, writable_folder(path.parent / TRASH), f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}")
+    finally:
+        with suppress(OSError):
+            temp.unlink(missing_ok=True)
+    save_adapter(path, adapter, metadata)
+    with suppress(AdapterFileError, OSError):
+        # The same training once more: nothing is lost.
+        if content_sha256(old) == content_sha256(path):
+            old.unlink()
+    return path
 
 
 def install(source: Path, folder: Path, shapes: Shapes, family: str, name: str | None = None) -> Path:
@@ -163,4 +192,4 @@ def _take_along(old: Path, new: Path) -> None:
 def _good_name(stem: str) -> str:
     """A file's name without what a style's name may not hold."""
     kept = "".join(c if c.isalnum() or c in "._- " else "-" for c in stem).lstrip(".").strip()[:70]
-    return check_name(kept or "style")
+    return check_name(kept.encode()[:160].decode(errors="ignore").strip() or "style")

@@ -12,11 +12,12 @@ SUFFIX = ".safetensors"
 
 
 def adapter_names(folder: Path) -> list[str]:
-    """Names of the styles in a folder, sorted; none if there is no such folder."""
+    """Names of the styles in a folder, sorted; none if there is no such folder, and none that is not text."""
     try:
-        return sorted(p.name.removesuffix(SUFFIX) for p in Path(folder).glob(f"[!.]*{SUFFIX}") if p.is_file())
+        names = [path.name.removesuffix(SUFFIX) for path in Path(folder).glob(f"[!.]*{SUFFIX}") if path.is_file()]
     except (OSError, ValueError):
         return []
+    return sorted(name for name in names if name.encode(errors="ignore").decode() == name)
 
 
 def adapter_named(name: str, folder: Path) -> Path:

@@ -16,6 +16,7 @@ from .recipe import Recipe
 
 LONGEST_PROMPT = 10_000
 MOST_PICTURES = 200
+LARGEST = 16
 
 
 def admit(recipes: Sequence[Recipe], model: BaseModel, *, ordered: bool = True) -> list[tuple[Recipe, int]]:
@@ -47,9 +48,17 @@ def check_recipe(recipe: Recipe, model: BaseModel) -> None:
         value = getattr(recipe, name)
         demand(isinstance(value, int | float if name == "guidance" else int), f"{name} {value!r}", "a number")
         in_range(name, value, low, high)
+    demand(isinstance(recipe.sampler, str | None), f"sampler {recipe.sampler!r}", "a name, or None")
     for text in (recipe.prompt, recipe.negative):
+        whole = isinstance(text, str) and text.encode(errors="ignore").decode() == text
+        demand(whole, f"prompt {ascii(text)[:40]}", "text; a character is half there, type it again")
         demand(len(text) <= LONGEST_PROMPT, f"a prompt of {len(text)} letters", f"at most {LONGEST_PROMPT}")
     model.check_size(recipe.width, recipe.height)
+    demand(
+        recipe.width * recipe.height <= LARGEST * model.side**2,
+        f"size {recipe.width}x{recipe.height}",
+        f"at most {LARGEST} times the pixels of {model.side}x{model.side}, what this base draws",
+    )
     names = [style.name for style in recipe.styles]
     for style in recipe.styles:
         demand(names.count(style.name) == 1, f"style {style.name} twice", "each style once")

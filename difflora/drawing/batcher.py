@@ -25,6 +25,7 @@ from .tickets import Finished, Line, Place, Ticket, UnderWay
 
 KEPT_SECONDS, KEPT_TICKETS, KEPT_BYTES = 300.0, 200, 2**28
 PREVIEW_SHARE = 0.1
+LEAVING_SECONDS = 5.0
 PREVIEW_SIDE = 256
 
 
@@ -140,7 +141,8 @@ class Batcher:
             for ticket in list(self._tickets.values()):
                 self._end(ticket, "cancelled")
             self._lock.notify_all()
-        self._worker.join()
+        # It may wait for its turn while whoever has it is stopped; it dies with the program.
+        self._worker.join(LEAVING_SECONDS)
 
     def _work(self) -> None:
         """The worker: batch after batch until closed, whatever goes wrong in one."""

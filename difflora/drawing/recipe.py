@@ -76,7 +76,7 @@ def parse_recipe(text: str) -> Recipe:
     styles = tuple(Style(**style) for style in values.pop("styles", ()))
     recipe = Recipe(styles=styles, **values)
     numbers = (recipe.seed, recipe.steps, recipe.width, recipe.height, recipe.batch, recipe.row)
-    if not all(isinstance(n, int) and 0 <= n < 2**31 for n in numbers) or recipe.row >= recipe.batch:
+    if not all(isinstance(n, int) and 0 <= n < 2**31 for n in numbers) or not recipe.row < recipe.batch <= 1024:
         raise ValueError("numbers out of range")
     return recipe
 
@@ -96,7 +96,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         with Image.open(path) as picture:
             text = getattr(picture, "text", {}).get(KEY)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise RequestError(f"{path} is not a readable picture ({error}): expected a PNG drawn by difflora") from error
     if text is None:
         raise RequestError(f"{path} holds no recipe: expected a PNG drawn by difflora, not one that was re-saved")

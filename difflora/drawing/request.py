@@ -94,7 +94,9 @@ def write_all(pictures, folder: Path, report: Report) -> Drawn:
 
 def free_name(folder: Path, recipe: Recipe) -> Path:
     """PROMPT-SEED.png, numbered when it is taken: no picture is ever overwritten."""
-    words = re.sub(r"[^\w]+", "-", recipe.prompt.lower()).strip("-")[:60] or "picture"
+    words = re.sub(r"[^\w]+", "-", recipe.prompt.lower()).strip("-")[:60]
+    # Letters of other alphabets take up to four bytes each, and a file's name has 255.
+    words = words.encode()[:200].decode(errors="ignore") or "picture"
     return numbered(folder / f"{words}-{recipe.seed}.png")
 
 

@@ -116,6 +116,7 @@ class RunQueue:
     def delete(self, name: str) -> Path | None:
         """Throw a run away, into runs/.trash, and return where it lies now; RequestError while it works or waits."""
         folder = self.runs / safe_name(name)
+        self._let_end(name, folder)
         with self.guard:
             self._not_queued(name)
             view_run(folder)
@@ -135,9 +136,9 @@ class RunQueue:
         self.thread.join()
 
     def _let_end(self, name: str, folder: Path) -> None:
-        """A run that has paused may still be at work for a moment: its process is on its way out."""
-        until = time.monotonic() + LEAVING_SECONDS
-        while self.current == name and view_run(folder).state == "paused" and time.monotonic() < until:
+        """A run that has said its last words may be at work for a moment more: its process is on its way out."""
+        until, over = time.monotonic() + LEAVING_SECONDS, ("paused", "finished", "failed")
+        while self.current == name and view_run(folder).state in over and time.monotonic() < until:
             time.sleep(0.05)
 
     def _not_queued(self, name: str) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..adapters.adapter import Adapter, Info
+from ..adapters.edits import replace_style
 from ..adapters.files import save_adapter, style_metadata, writable_folder
 from ..config import TrainConfig, as_row, check_name
 from ..drawing.generate import to_pictures
@@ -281,7 +282,7 @@ def save(training: Training, adapter: Adapter, previews: Sequence[Image.Image], 
     metadata["ss_steps"] = str(step)
     if name == training.name:
         save_adapter(training.run.folder / training.file.name, adapter, metadata)
-    return save_adapter(training.file.with_name(f"{name}.safetensors"), adapter, metadata)
+    return replace_style(training.file.with_name(f"{name}.safetensors"), adapter, metadata)
 
 
 def shared_row(config: TrainConfig) -> dict:

@@ -26,10 +26,11 @@ class Waiting:
 
     def names(self) -> list[str]:
         """All in order, the one at work first."""
-        there = {path.name.removesuffix(".toml"): path for path in self.folder.glob("*.toml")}
-        order = [name for name in _read_json(self.folder / "order.json", list) if name in there]
+        there = {path.name.removesuffix(".toml") for path in self.folder.glob("[!.]*.toml") if path.name.isprintable()}
+        order = [name for name in _read_json(self.folder / "order.json", list) if isinstance(name, str)]
+        order = [name for name in order if name in there]
         # A name that the order lacks was put there by a process that died before it wrote the order.
-        return [*dict.fromkeys(order), *sorted(there.keys() - set(order))]
+        return [*dict.fromkeys(order), *sorted(there - set(order))]
 
     def file(self, name: str) -> Path:
         """The config of one training."""
@@ -99,7 +100,8 @@ class Waiting:
 
 def safe_name(name: str) -> str:
     """The name as it may stand for one entry of the runs folder; raises RequestError otherwise."""
-    if not name or name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name:
+    odd = not name or name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name
+    if odd or len(name.encode()) > 255:
         raise RequestError(f"run {name[:80]!r}: expected the name of a run in the list")
     return name
 
@@ -115,6 +117,6 @@ def read_toml(path: Path) -> dict:
 def _read_json(path: Path, kind: type) -> list | dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return kind()
     return found if isinstance(found, kind) else kind()

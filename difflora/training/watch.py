@@ -87,8 +87,8 @@ class Watch:
             views = []
             for name in names:
                 # One that is thrown away just now is no run any more.
-                with suppress(RequestError):
-                    views.append(self._view(name, queued, at_work))
+                with suppress(RequestError, OSError):
+                    views.append(self._view(safe_name(name), queued, at_work))
         place = {name: i for i, name in enumerate(queued)}
         return sorted(views, key=lambda v: (v.state != "queued", place.get(v.name, 0), -v.when, v.name))
 
@@ -139,7 +139,7 @@ class Watch:
                 values = read_toml(path) if path.suffix == ".toml" else json.loads(path.read_text(encoding="utf-8"))
                 self.kept[path] = mark, values if isinstance(values, dict) else {}
             return self.kept[path][1]
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
 
 
@@ -214,9 +214,11 @@ class Log:
 
     def point(self, step: int, steps: int, loss: float) -> None:
         """One step's loss, into the mean of its part of the run."""
+        if not math.isfinite(loss):
+            return
         self.step, self.steps, self.loss = step, steps, loss
         # Steps made again after a kill are the same to the last bit: they count once.
-        if step <= self.seen or not math.isfinite(loss):
+        if step <= self.seen:
             return
         self.seen = step
         part = (step - 1) // -(-max(steps, 1) // POINTS)

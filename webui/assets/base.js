@@ -38,7 +38,8 @@ window.difflora ??= (() => {
       set: (next, from = null) => {
         value = next;
         if (key) try { localStorage.setItem(key, JSON.stringify(next)); } catch { /* a full or private storage */ }
-        for (const listener of listeners) listener(value, from);
+        // One widget that fails leaves the others as they should be.
+        for (const listener of listeners) try { listener(value, from); } catch (error) { console.error(error); }
       },
       on: (listener, now = true) => { listeners.add(listener); if (now) listener(value, null); },
     };
@@ -54,10 +55,10 @@ window.difflora ??= (() => {
   d.ticket = (id) => d.now.get().tickets.find((t) => t.id === id);
 
   let timer = null;
-  let asking = false;
+  let asking = false, again = false; // again: something was asked for meanwhile, which this answer may not know
   d.poke = () => { clearTimeout(timer); timer = setTimeout(poll, 30); };
   const poll = async () => {
-    if (asking) return;
+    if (asking) { again = true; return; }
     asking = true;
     let wait = 4000;
     try {
@@ -71,7 +72,8 @@ window.difflora ??= (() => {
     } catch { document.body.classList.add("away"); wait = 3000; }
     asking = false;
     clearTimeout(timer);
-    timer = setTimeout(poll, document.hidden ? 8000 : wait);
+    timer = setTimeout(poll, again ? 30 : document.hidden ? 8000 : wait);
+    again = false;
   };
   const over = (t) => ["done", "cancelled", "failed"].includes(t.state);
   d.over = over;
@@ -80,9 +82,11 @@ window.difflora ??= (() => {
   d.ready.then(poll);
 
   d.say = (words, bad = false) => {
-    let place = document.querySelector(".say");
-    if (!place) document.body.append((place = d.h("div", { class: "say", role: "status", "aria-live": "polite" })));
-    const line = d.h("p", { class: bad ? "bad" : "" }, words);
+    // An open dialog covers everything that is not in it.
+    const host = document.querySelector("dialog[open]") ?? document.body;
+    let place = host.querySelector(":scope > .say");
+    if (!place) host.append((place = d.h("div", { class: "say", role: "status", "aria-live": "polite" })));
+    const line = d.h("p", { class: bad ? "bad" : "", role: bad ? "alert" : null }, words);
     place.append(line);
     setTimeout(() => line.remove(), bad ? 9000 : 4000);
   };

@@ -7,15 +7,19 @@
     const kept = difflora.store(null, "difflora.strip");
     element.append(place);
     let seen = "";
-    difflora.given(props, watch, (value) => { kept.set(value.ticket); difflora.follow(value.ticket); });
+    // The server forgets a drawing after some minutes; the strip stays until the next one.
+    const last = difflora.store(null, "difflora.strip.row");
+    difflora.given(props, watch, (value) => { kept.set(value.ticket); last.set(null); difflora.follow(value.ticket); });
     difflora.now.on(render);
     difflora.mix.on(() => { seen = ""; render(); }, false);
     if (kept.get()) difflora.follow(kept.get());
     function render() {
-      const ticket = kept.get() && difflora.ticket(kept.get());
+      const found = kept.get() && difflora.ticket(kept.get());
+      const ticket = found || (last.get()?.id === kept.get() ? last.get() : null);
       const key = JSON.stringify(ticket ?? null);
       if (key === seen) return;
       seen = key;
+      if (found && difflora.over(found)) last.set(found);
       if (!ticket) return difflora.fill(place);
       const { names, cells } = ticket.facts;
       const focused = document.activeElement?.dataset?.cell;

@@ -66,15 +66,17 @@
     const grid = h("div", { class: "wall" });
     const more = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => load(names.length) }, t("history.more"));
     const count = h("span", { class: "count" });
-    let names = [], state = "";
+    let names = [], state = "", shots = new Map(); // by name: a picture that is shown already stays as it is
     element.append(h("div", { class: "shelf-head" }, h("h2", {}, t("history.title")), count), grid, more);
+    const shot = (name) => h("button", { type: "button", class: "shot", "data-name": name, "aria-label": t("history.open", { name }), onclick: () => difflora.open(name) },
+      h("img", { src: difflora.picture(name, true), alt: "", loading: "lazy" }));
     async function load(start) {
       const page = await difflora.json(`/studio/history?start=${start}`);
       names = start ? [...names, ...page.names] : page.names;
       more.hidden = page.total <= names.length;
       count.textContent = page.total || "";
-      difflora.fill(grid, names.map((name) => h("button", { type: "button", class: "shot", "data-name": name, "aria-label": t("history.open", { name }), onclick: () => difflora.open(name) },
-        h("img", { src: difflora.picture(name, true), alt: "", loading: "lazy" }))), !names.length && h("p", { class: "empty" }, t("history.none")));
+      shots = new Map(names.map((name) => [name, shots.get(name) ?? shot(name)]));
+      difflora.fill(grid, ...shots.values(), !names.length && h("p", { class: "empty" }, t("history.none")));
     }
     difflora.now.on((now) => { const key = `${now.history} ${now.newest}`; if (key !== state) { state = key; load(0); } });
     difflora.open = viewer(element, trigger, server, () => names);

@@ -8,11 +8,13 @@
       const dark = document.body.classList.toggle("dark");
       localStorage.setItem("difflora.theme", dark ? "dark" : "light");
     };
+    // The next person at this browser starts with an empty table.
+    const forget = () => Object.keys(localStorage).filter((key) => key.startsWith("difflora.") && key !== "difflora.theme").forEach((key) => localStorage.removeItem(key));
     const busy = h("span", { class: "busy", role: "status" });
     element.append(h("header", { class: "frame-head" }, h("a", { class: "brand", href: "/", "aria-label": t("title") }, h("span", { class: "mark", "aria-hidden": "true" }, h("i"), h("i"), h("i")), t("title")),
       h("span", { class: "spring" }), busy, h("span", { class: "base", title: t("about.base") }, facts.base),
       h("button", { type: "button", class: "icon theme", "aria-label": t("theme"), title: t("theme"), onclick: flip }, "◐"),
-      facts.user && h("a", { class: "signout", href: "/logout" }, t("signout"))));
+      facts.user && h("a", { class: "signout", href: "/logout", onclick: forget }, t("signout"))));
     difflora.now.on((now) => {
       const active = now.runs.filter((r) => ["running", "starting"].includes(r.state)).map((r) => r.name);
       busy.textContent = active.length ? t("frame.training", { name: active.join(", ") }) : "";

@@ -45,7 +45,7 @@
         difflora.say(t("library.saved"));
       };
       const throwAway = async () => { if (confirm(t("library.sure", { name: s.name })) && (await difflora.call(server.throw_away({ name: s.name })))) { difflora.say(t("library.thrown", { name: s.name })); chosen = null; difflora.loadStyles(); } };
-      const facts = [["rank", s.rank], ["layers", s.layers], ["size", difflora.size(s.size)], ["family", s.family], ["base", s.base], ["made", s.made], ["pictures", s.pictures]].filter(([, v]) => v !== "" && v !== null && v !== "not said");
+      const facts = [["rank", s.rank], ["layers", s.layers], ["size", difflora.size(s.size)], ["family", s.family], ["base", s.base], ["made", s.made.slice(0, 10)], ["pictures", s.pictures]].filter(([, v]) => v !== "" && v !== null && v !== "not said");
       return h("article", {}, h("header", {}, difflora.thumb(s, "large"), h("div", {}, h("h2", {}, s.name), s.problem && h("p", { class: "bad" }, s.problem), h("dl", { class: "short" }, facts.map(([k, v]) => [h("dt", {}, t(`library.${k}`)), h("dd", {}, String(v))])))),
         h("form", { class: "edit", onsubmit: (e) => { e.preventDefault(); change(); } }, label("library.name", name), label("library.trigger", trigger), label("library.weight", weight),
           h("div", { class: "acts" }, h("button", { class: "primary", type: "submit" }, t("library.save")), h("a", { class: "as-button", href: `/studio/styles/${encodeURIComponent(s.name)}/file`, download: `${s.name}.safetensors` }, t("library.download")), h("button", { type: "button", class: "danger", onclick: throwAway }, t("library.delete")))),

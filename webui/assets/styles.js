@@ -55,18 +55,24 @@
     let wide = false;
     const rows = h("div", { class: "faders" });
     const width = h("button", { type: "button", class: "quiet", "aria-pressed": "false", onclick: () => { wide = !wide; render(); } });
-    const live = h("input", { type: "checkbox", onchange: () => { difflora.live.set(live.checked); redraft(); } });
+    const live = h("input", { type: "checkbox", onchange: () => { difflora.live.set(live.checked); drafted = ""; redraft(); } });
     const level = h("button", { type: "button", class: "quiet", title: t("mixer.even.help"), onclick: () => difflora.mix.set(even(difflora.mix.get())) }, t("mixer.even"));
     const clear = h("button", { type: "button", class: "quiet", onclick: () => difflora.mix.set([]) }, t("mixer.clear"));
     element.append(h("div", { class: "shelf-head" }, h("h2", {}, t("mixer.title")), h("span", { class: "tools" }, level, width, clear)), rows, h("label", { class: "tick live", title: t("mixer.live.help") }, live, t("mixer.live")));
     live.checked = difflora.live.get() ?? false;
     difflora.live.on((on) => { live.checked = Boolean(on); }, false);
     // Drafts while a slider moves: one at a time, a little after the hand rests.
-    let soon = null, started = false;
+    let soon = null, started = false, drafted = "";
     const redraft = () => {
+      // Only a change is drawn: not the mix that a reload finds, nor the same one when the library is read again.
+      const mix = JSON.stringify(difflora.mix.get()), same = mix === drafted;
+      drafted = mix;
+      if (same) return;
       clearTimeout(soon);
       if (started && live.checked) soon = setTimeout(() => document.querySelector("#live")?.click(), 180);
     };
+    // Whoever asks for more than a draft does not want one on top of it.
+    document.addEventListener("click", (event) => { if (event.target.closest?.("#draw, #another, #strip-button, #duel-button, #export-button")) clearTimeout(soon); }, true);
     const known = () => difflora.mix.get().filter((row) => !difflora.styles.get().length || difflora.byName(row.name));
     function send() { props.value = known().map(({ name, weight }) => ({ name, weight })); }
     function put(name, weight, from) {
@@ -95,7 +101,7 @@
         range.style.setProperty("--to", `${Math.max(50, x)}%`);
       };
       range.addEventListener("pointerdown", () => { dragging = true; });
-      range.addEventListener("pointerup", () => { dragging = false; });
+      for (const end of ["pointerup", "pointercancel"]) range.addEventListener(end, () => { dragging = false; });
       range.addEventListener("input", () => {
         // By hand in steps of a twentieth, by keyboard of a hundredth.
         const value = dragging ? Math.round(Number(range.value) * 20) / 20 : Number(range.value);

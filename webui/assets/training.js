@@ -113,7 +113,7 @@
 
   function previews(row) {
     return h("div", { class: "previews", tabindex: "0", role: "group", "aria-label": t("runs.previews") }, row.previews.map(({ step, files }) => h("figure", {},
-      files.map((file, i) => h("img", { src: `/studio/previews/${encodeURIComponent(row.name)}/${encodeURIComponent(file.split("/").pop())}`, alt: row.prompts?.[i] ?? "", title: row.prompts?.[i] ?? "", loading: "lazy" })), h("figcaption", {}, t("runs.at", { step })))));
+      files.map((file, i) => h("img", { src: `/studio/previews/${encodeURIComponent(row.name)}/${encodeURIComponent(file.split("/").pop())}?v=${row.since}`, alt: row.prompts?.[i] ?? "", title: row.prompts?.[i] ?? "", loading: "lazy" })), h("figcaption", {}, t("runs.at", { step })))));
   }
 
   difflora.goto = (page) => document.querySelector(`#pages button[role=tab][data-tab-id="${page}"]`)?.click();
