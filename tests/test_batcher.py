@@ -340,7 +340,8 @@ def test_every_batch_takes_a_turn_and_whoever_came_while_it_waited_fits_in(serve
     assert hold.taken == 2 and quick.batches == [["ann", "bob"], ["cay"]]
 
 
-def test_previews_come_while_drawing_and_cost_little(serve, model):
+def test_previews_come_while_drawing_and_cost_little(serve, model, monkeypatch):
+    monkeypatch.setattr("difflora.drawing.admit.LARGEST", 100)
     quick = Quick(model, pass_seconds=0.01, decode_seconds=0.01)
     batcher = serve(quick, preview_seconds=0.01)
     seen = []
@@ -351,6 +352,12 @@ def test_previews_come_while_drawing_and_cost_little(serve, model):
     assert set(seen) == {(256, 128)}
     assert ticket.previews == [None, None]
     assert 0 < sum(quick.decodes) < 0.1 * (time.monotonic() - started) + max(quick.decodes)
+
+
+def test_a_picture_too_large_for_the_base_is_refused_before_it_takes_the_memory(serve, model):
+    serve().submit("ann", asked(width=128, height=128)).cancel()
+    with pytest.raises(RequestError, match="at most 16 times the pixels of 32x32"):
+        serve().submit("ann", asked(width=128, height=160))
 
 
 def test_no_previews_are_made_when_they_are_off(serve, model):

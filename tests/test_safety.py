@@ -500,7 +500,7 @@ def test_a_body_over_the_limit_is_refused_whether_it_says_its_length_or_not(open
 # Nobody else
 
 
-def test_nothing_but_loopback_is_looked_up_or_connected_to(servers, open_studio):
+def test_nothing_but_loopback_is_looked_up_or_connected_to(browser, servers, open_studio):
     """From the start of `difflora ui` until its page was opened in a browser and an endpoint was asked."""
     address = str(open_studio.base_url)
     assert open_studio.get("/", headers={"Accept": "text/html"}).status_code == 200
@@ -508,26 +508,22 @@ def test_nothing_but_loopback_is_looked_up_or_connected_to(servers, open_studio)
     assert open_studio.get("/gradio_api/file=http://example.com/x.png").status_code == 403
     assert open_studio.get("/gradio_api/proxy=https://x.hf.space/x").status_code in {400, 403}
     assert ask(open_studio, "status")
-    assert outside_requests(address) == []
+    assert outside_requests(browser, address) == []
     said = servers["open"].sockets.read_text() + servers["guarded"].sockets.read_text()
     local = r"socket\.\w+ (\('(127\.0\.0\.1|::1)', .*|'/.*'|'(127\.0\.0\.1|localhost|::1)'|b'.*')"
     assert [line for line in said.splitlines() if not re.fullmatch(local, line)] == []
 
 
-def outside_requests(address: str) -> list[str]:
+def outside_requests(browser, address: str) -> list[str]:
     """Open the page as a browser does: what it asked of other hosts, and what the page's policy forbade."""
-    playwright = pytest.importorskip("playwright.sync_api")
     found = []
-    with playwright.sync_playwright() as driver:
-        flags = ["--no-sandbox", "--disable-background-networking"]
-        browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
-        page = browser.new_page()
-        page.on("request", lambda r: found.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None)
-        page.on("console", lambda m: found.append(m.text) if "Content Security Policy" in m.text else None)
-        page.goto(address)
-        page.wait_for_selector("[role=tab]", timeout=30_000)
-        page.wait_for_load_state("load")
-        browser.close()
+    page = browser.new_page()
+    page.on("request", lambda r: found.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None)
+    page.on("console", lambda m: found.append(m.text) if "Content Security Policy" in m.text else None)
+    page.goto(address)
+    page.wait_for_selector("[role=tab]", timeout=30_000)
+    page.wait_for_load_state("load")
+    page.close()
     return found
 
 

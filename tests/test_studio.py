@@ -104,7 +104,34 @@ def pixels(path: Path):
         return np.asarray(picture.convert("RGB")).astype(int)
 
 
+def drafts_of(studio: Studio) -> list[Path]:
+    return list((studio.pictures / "aside").glob("a-draft-*.png"))
+
+
 # Mixing
+
+
+def test_a_draft_is_drawn_while_a_slider_moves_and_is_not_kept_in_the_history(page, studio):
+    ask(page, "a draft")
+    kept = {path.name for path in studio.pictures.glob("*.png")}
+    pick(page, "ink")
+    live = page.get_by_label(text("mixer.live"))
+    live.set_checked(True)
+    drafts = set(drafts_of(studio))
+    weigh(page, "ink", -0.4)
+    until = time.monotonic() + 30
+    while -0.4 not in [blend_of(read_recipe(path))["ink"] for path in set(drafts_of(studio)) - drafts]:
+        assert time.monotonic() < until
+        page.wait_for_timeout(100)
+    shown = page.locator('#stage img[src^="/studio/pictures/aside/a-draft-"]')
+    expect(shown).to_be_visible()
+    live.set_checked(False)
+    count = len(drafts_of(studio))
+    weigh(page, "ink", 0.3)
+    finished = drawn(page, studio)
+    assert blend_of(read_recipe(finished)) == {"ink": 0.3}
+    assert {path.name for path in studio.pictures.glob("*.png")} == kept | {finished.name}
+    assert len(drafts_of(studio)) == count
 
 
 def test_a_drawing_has_the_weights_the_sliders_were_dragged_to(page, studio):
