@@ -102,6 +102,17 @@ def test_a_style_whose_name_is_taken_by_a_new_training_lies_in_the_trash(model, 
     assert [content_sha256(kept) for kept in tmp_path.glob(".trash/*")] == [old] != [content_sha256(path)]
 
 
+def test_a_folder_of_thousands_is_refused_before_a_picture_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "MOST_PICTURES", 2)
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"no picture")
+    desk = SimpleNamespace(config=SimpleNamespace(images=(tmp_path,), datasets=tmp_path / "dropped"), datasets={})
+    with pytest.raises(RequestError, match="^3 pictures there: expected"):
+        trainings.open_folder(desk, ".")
+    (tmp_path / "2.png").unlink()
+    assert desk.datasets[trainings.open_folder(desk, ".")] == tmp_path.resolve()
+
+
 def test_two_that_drop_pictures_at_once_get_two_folders(tmp_path):
     desk = SimpleNamespace(datasets={}, config=SimpleNamespace(datasets=tmp_path / "datasets", uploads=50))
     files = [tmp_path / f"{i}.png" for i in range(4)]

@@ -126,7 +126,7 @@ def train_of(desk: Desk):
         folder: one inside the folders that the studio was given. settings: fields of `difflora train` by name, such as
         {"name": "ink", "steps": 400, "trigger": "inkstyle"}.
         """
-        key, _ = trainings.open_folder(desk, plain(folder))
+        key = trainings.open_folder(desk, plain(folder))
         config = training_config(desk.datasets[key], settings or {})
         name, made = trainings.start(desk, config, key)
         return {"name": name, "plan": made}

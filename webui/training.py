@@ -88,7 +88,7 @@ def connect(desk: Desk, form: Form, drop, folder, open_it, pictures, plan_it, st
 
     @said()
     def on_open(text: str) -> dict:
-        return shown(trainings.open_folder(desk, text or "")[0])
+        return shown(trainings.open_folder(desk, text or ""))
 
     def config_of(values: tuple) -> TrainConfig:
         return form.read(values, images=Path("."), base=desk.config.base)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from difflora.config import TrainConfig, check_name
 from difflora.errors import RequestError
+from difflora.events import ignore
 from difflora.training.control import ask
-from difflora.training.data import read_folder
+from difflora.training.data import ENDINGS, list_files, read_folder
 from difflora.training.plan import make_plan
 from difflora.training.survey import Survey, copy_in, survey, write_caption
 from difflora.training.watch import RunView
@@ -20,16 +21,19 @@ from difflora.training.watch import RunView
 from .desk import Desk
 from .safety import inside
 
-MOST_OPEN = 200
+MOST_OPEN, MOST_PICTURES = 200, 2000
 DROPPING = threading.Lock()
 
 
-def open_folder(desk: Desk, text: str) -> tuple[str, Survey]:
-    """A folder on this machine, inside the folders given at the start -> (its key, what is in it)."""
+def open_folder(desk: Desk, text: str) -> str:
+    """A folder on this machine, inside the folders given at the start -> its key."""
     if not text.strip():
         raise RequestError("no folder named: expected one inside the folders of this studio")
     folder = inside(text.strip(), [*desk.config.images, desk.config.datasets])
-    return remember(desk, folder), survey(folder)
+    count = sum(file.suffix.lower() in ENDINGS for file in list_files(folder, ignore))
+    if count > MOST_PICTURES:
+        raise RequestError(f"{count:,} pictures there: expected the folder of one style, at most {MOST_PICTURES:,}")
+    return remember(desk, folder)
 
 
 def drop(desk: Desk, files: Sequence[Path], key: str | None) -> tuple[str, Survey]:

@@ -48,7 +48,7 @@
     const body = h("div", { class: "duel-body" }), picture = difflora.slots();
     const box = h("dialog", { class: "viewer duel", "aria-label": t("duel.title") }, h("button", { type: "button", class: "icon close", "aria-label": t("close"), onclick: () => box.close() }, "×"), body);
     document.body.append(box);
-    let state = null, seen = "";
+    let state = null, seen = "", last = null;
     difflora.given(props, watch, (value) => {
       state = value;
       seen = "";
@@ -61,7 +61,9 @@
     const choose = (which) => { trigger("select", { weights: state.weights, spread: state.spread, round: state.round, which }); state = { ...state, ticket: null }; render(); };
     function render() {
       if (!state || !box.open) return;
-      const ticket = state.ticket && difflora.ticket(state.ticket);
+      // The server forgets a drawing after some minutes; two pictures may take longer to compare.
+      const ticket = (state.ticket && difflora.ticket(state.ticket)) ?? (last?.id === state.ticket ? last : null);
+      last = ticket;
       const key = JSON.stringify([ticket ?? null, state.round, state.ticket]);
       if (key === seen) return;
       seen = key;
