@@ -73,7 +73,7 @@ def redraw(desk: Desk, user: str, name: str) -> Ticket:
 def strip(desk: Desk, user: str, config: DrawConfig, mix: Mix) -> Ticket:
     """Two styles: the steps in between; three: a triangle; all cells with one seed."""
     styles = desk.styles(mix)
-    places = [i for i, row in enumerate(mix) if row.get("strip", True)][:3]
+    places = range(len(styles))[:3]
     if len(places) < 2:
         raise RequestError(f"{len(styles)} styles chosen: the steps in between need two, a triangle three")
     ends = [desk.card(styles[i].name).weight for i in places]

@@ -31,8 +31,8 @@
   };
   // A line with a bar and a way out, for a ticket that is not over.
   difflora.bar = (ticket, server) => h("div", { class: "bar-row" },
-    h("div", { class: "bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.round(ticket.progress * 100), "aria-label": t("stage.progress") }, h("i", { style: `width:${ticket.progress * 100}%` })),
-    h("span", { class: "bar-words", role: "status" }, difflora.progress(ticket)),
+    h("div", { class: "bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.round(ticket.progress * 100), "aria-valuetext": difflora.progress(ticket), "aria-label": t("stage.progress") }, h("i", { style: `width:${ticket.progress * 100}%` })),
+    h("span", { class: "bar-words" }, difflora.progress(ticket)),
     h("button", { type: "button", class: "quiet cancel", onclick: () => difflora.call(server.cancel({ id: ticket.id })).then(difflora.poke) }, t("stage.cancel")));
 
   difflora.widget("stage", stage);
