@@ -87,11 +87,11 @@ def finite(value: object) -> object:
 
 
 def told(work: Callable[[], object]) -> Response:
-    """The work's result as JSON, or its one line of what went wrong."""
+    """The work's result as JSON, or its one line of what went wrong: that what a page shows is gone is an answer."""
     try:
         return Plain(work(), headers=NEVER)
     except DiffloraError as error:
-        return Plain({"error": str(error)}, status_code=404, headers=NEVER)
+        return Plain({"error": str(error)}, headers=NEVER)
 
 
 async def picture(
@@ -182,8 +182,8 @@ def add_library(app: FastAPI, user: User, desk: Desk) -> None:
             data = desk.card(name).thumbnail
         except DiffloraError:
             data = b""
-        if not data:
-            raise HTTPException(404)
+        if not data:  # gone since the list was read
+            return Response(status_code=204, headers=NEVER)
         return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=60"})
 
     @app.get("/studio/styles/{name}/detail")

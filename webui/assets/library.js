@@ -22,7 +22,8 @@
       render();
       if (!name) { shown = ""; return difflora.fill(about, h("p", { class: "empty" }, t("library.pick"))); }
       const found = await difflora.json(`/studio/styles/${encodeURIComponent(name)}/detail`);
-      if (found.error) return difflora.say(found.error, true);
+      // Gone since the list was read: the next list says so.
+      if (found.error) return difflora.byName(name) && chosen === name ? difflora.say(found.error, true) : undefined;
       const key = JSON.stringify(found);
       if (key === shown || chosen !== name) return;
       shown = key;
