@@ -244,8 +244,3 @@ def as_webp(picture: Image.Image) -> bytes:
     buffer = BytesIO()
     picture.save(buffer, format="WEBP", quality=85, method=0)
     return buffer.getvalue()
-
-
-def style_row(style: Style) -> dict:
-    """A recipe's style as a page shows it."""
-    return {"name": style.name, "weight": style.weight}

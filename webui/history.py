@@ -16,7 +16,7 @@ from difflora.errors import OutputError, RequestError
 from difflora.training.data import DECODER_ERRORS, open_picture
 
 from .desk import Desk
-from .easel import TRASH, as_webp, newest_first, picture_file, style_row
+from .easel import TRASH, as_webp, newest_first, picture_file
 
 PAGE = 60
 THUMB = 320
@@ -61,8 +61,9 @@ def recipe_of(desk: Desk, user: str, name: str) -> Recipe:
 def recipe_row(desk: Desk, user: str, name: str) -> dict:
     """A recipe for a page: what was asked, and which of its styles are here."""
     recipe = recipe_of(desk, user, name)
-    here = {card.name for card in desk.cards()} | {card.path.stem for card in desk.cards()}
-    row = asdict(recipe) | {"styles": [style_row(s) | {"here": s.name in here} for s in recipe.styles]}
+    here = {card.path.stem for card in desk.cards()}
+    styles = [{"name": s.name, "weight": s.weight, "here": s.name in here} for s in recipe.styles]
+    row = asdict(recipe) | {"styles": styles}
     return {"name": name, "recipe": row, "here": recipe.base == desk.config.base}
 
 

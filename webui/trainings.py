@@ -110,7 +110,7 @@ def start(desk: Desk, config: TrainConfig, key: str) -> tuple[str, dict]:
 
 
 def speak(desk: Desk, name: str, what: str) -> None:
-    """Pause, stop, save, preview, resume, first, delete: what a page may say to a run; raises RequestError."""
+    """What a page may say to a run: pause, resume, stop, save, preview, sooner, later, remove, delete."""
     queue = desk.queue
     run = desk.runs.view(check_name(name)).folder
     match what:
