@@ -14,6 +14,7 @@ from typing import Literal
 from .errors import RequestError
 
 Targets = Literal["attention", "attention+mlp"]
+Precision = Literal["fp32", "bf16", "fp16"]
 WEIGHT_LIMIT = 10.0
 SHORTEST_PASSWORD = 8
 
@@ -34,15 +35,15 @@ class TrainConfig:
     """Learn a style from a folder of captioned pictures."""
 
     images: Path
-    """Folder with the pictures; captions beside them (.txt, .caption), in metadata.jsonl, or as file names."""
+    """Folder with the pictures; captions beside them (.txt, .caption, .json), in metadata files, or as names."""
     name: str | None = None
     """Name of the style and of its file; the folder's name unless given."""
     base: str = "tiny"
     """Model to learn on: tiny (embedded), a diffusers folder, or a hub id."""
     trigger: str | None = None
     """Word put before every caption, to call the style up by; none unless given."""
-    rank: int = 16
-    """Rank of each adapter: more can hold more, and makes a larger file."""
+    rank: int | None = None
+    """Rank of each adapter: more can hold more, and makes a larger file; chosen from the folder unless given."""
     alpha: float | None = None
     """The update is scaled by alpha / rank; rank unless given."""
     targets: Targets = "attention+mlp"
@@ -59,10 +60,34 @@ class TrainConfig:
     """Side of the training pictures in pixels; the base's own unless given."""
     caption_dropout: float = 0.1
     """Share of pictures shown without their caption, so that guidance still works."""
+    shuffle_tags: bool = False
+    """Show comma-separated tags in a new order each time, the trigger and the first --keep-tags in place."""
+    keep_tags: int = 0
+    """Tags at the start of a caption, after the trigger, that stay there and are never dropped."""
+    tag_dropout: float = 0.0
+    """Share of tags left out, anew each time."""
+    crops: float = 0.0
+    """Random crops: up to this share of each side is cut off, elsewhere each time; 0 shows whole pictures."""
+    flip: bool = False
+    """Show pictures mirrored half of the time; off, as signatures and faces are not symmetric."""
+    ema: float | None = None
+    """Decay of the moving average of what was learnt, which is what is kept; chosen from the steps unless given."""
+    holdout: int | None = None
+    """Pictures kept back to see how well unseen ones are drawn; chosen from the folder unless given, 0 for none."""
+    early_stop: bool = False
+    """End when three checkpoints in a row were no better than the best one."""
+    precision: Precision | None = None
+    """Precision of the base: fp32, bf16 or fp16; chosen from the device unless given."""
+    micro_batch: int | None = None
+    """Most pictures on the device at once, a step being gathered from several; as many as fit unless given."""
+    gradient_checkpointing: bool = False
+    """Compute more to need less memory; switched on by itself when memory runs out."""
+    tensorboard: bool = False
+    """Write curves and previews for TensorBoard into the run folder."""
     seed: int = 0
     """Same seed, same pictures, same machine: same file."""
     preview_every: int | None = None
-    """Steps between previews; a quarter of the run unless given, 0 for only the first and the last."""
+    """Steps between checkpoints, drawn, scored and kept; an eighth of the run unless given, 0 for only the ends."""
     preview_prompts: tuple[str, ...] = ()
     """Prompts drawn as previews; three captions of the folder unless given."""
     out: Path = Path("loras")
@@ -71,12 +96,11 @@ class TrainConfig:
     """Folder for run folders: config, events, previews, resume state."""
 
     def __post_init__(self) -> None:
-        in_range("rank", self.rank, 1, 1024)
-        in_range("caption_dropout", self.caption_dropout, 0, 1)
-        in_range("seed", self.seed, 0, 2**31 - 1)
         for name, low, high in (
-            ("alpha", 1e-4, 1e4), ("learning_rate", 1e-8, 1), ("steps", 1, 10**7), ("batch", 1, 1024),
-            ("resolution", 16, 4096), ("preview_every", 0, 10**7),
+            ("rank", 1, 1024), ("alpha", 1e-4, 1e4), ("learning_rate", 1e-8, 1), ("steps", 1, 10**7),
+            ("batch", 1, 1024), ("micro_batch", 1, 1024), ("resolution", 16, 4096), ("preview_every", 0, 10**7),
+            ("caption_dropout", 0, 1), ("tag_dropout", 0, 0.9), ("keep_tags", 0, 100), ("crops", 0, 0.5),
+            ("ema", 0, 0.99999), ("holdout", 0, 1000), ("seed", 0, 2**31 - 1),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None:

@@ -35,6 +35,8 @@ class Progress(Event):
     what: str
     done: int
     total: int
+    eta: float | None = None
+    """Seconds left, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class Step(Event):
     loss: float
     speed: float
     eta: float
+    rate: float = 0.0
+    """Learning rate of the step."""
+    memory: float = 0.0
+    """Memory in use, in GB."""
+    busy: float | None = None
+    """How busy the device is, 0..1; None where that cannot be known."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,33 @@ class Preview(Event):
     step: int
     path: Path
     prompts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scored(Event):
+    """A checkpoint was measured on fixed prompts, seeds, noise and times; lower is better but for `followed`."""
+
+    step: int
+    style: float
+    """Distance to the artist's pictures, of the base's own: 1 as far as the base, 0 reached."""
+    followed: float
+    """Share of prompts that the base still finds in the pictures drawn, 0..1."""
+    copied: float
+    """Share of pictures nearer to a training picture than the artist's own come to each other, 0..1."""
+    harm: float
+    """How much likelier the base's own pictures of neutral prompts were before: relative rise of their loss."""
+    loss: float
+    """Loss of the pictures kept back (or, without any, of mirrored ones) at fixed noise and times."""
+    total: float
+    """What checkpoints are compared by."""
+
+
+@dataclass(frozen=True)
+class Best(Event):
+    """A checkpoint became the best so far, or was chosen at the end, and why."""
+
+    step: int
+    why: str
 
 
 @dataclass(frozen=True)

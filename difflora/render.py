@@ -105,8 +105,8 @@ class Person:
             case events.Step(step, steps, loss, speed, eta):
                 left = f"{int(eta) // 60}:{int(eta) % 60:02} left"
                 self.move("training", step, steps, f"loss {loss:.3f} {speed:.1f} pictures/s {left}")
-            case events.Progress(what, done, total):
-                self.move(what, done, total)
+            case events.Progress(what, done, total, eta):
+                self.move(what, done, total, "" if eta is None else f"{int(eta) // 60}:{int(eta) % 60:02} left")
             case events.Preview(step, path):
                 self.bar.console.print(f"previews after step {step}: {path}")
             case events.Saved(path):

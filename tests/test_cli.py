@@ -17,6 +17,7 @@ from PIL import Image
 from difflora import cli
 from difflora.adapters.adapter import Adapter, Factors
 from difflora.adapters.files import load_adapter, save_adapter
+from difflora.commands.train import config_of
 from difflora.config import TrainConfig
 
 
@@ -92,7 +93,7 @@ def test_a_config_file_gives_the_defaults_and_flags_win(place, pictures_folder):
         f'images = "{pictures_folder}"\nrank = 5\nalpha = 2.5\npreview_prompts = ["cat"]\n'
     )
     command = cli.parse(["train", "--config", "style.toml", "--rank", "6"])
-    config = cli.config_of(command)
+    config = config_of(command)
     assert config == TrainConfig(images=pictures_folder, rank=6, alpha=2.5, preview_prompts=("cat",))
 
 

@@ -13,15 +13,15 @@ import pytest
 import difflora
 
 ROOT = Path(difflora.__file__).parent
-FLOORS = {"adapters": 1, "models": 2, "drawing": 3, "training": 4, "cli": 5, "render": 5}
+FLOORS = {"adapters": 1, "models": 2, "drawing": 3, "training": 4, "commands": 5, "cli": 5, "render": 5}
 DOORS = {
     "peft": {"models/attach.py"},
     "safetensors": {"adapters/files.py"},
-    "accelerate": {"training/train.py"},
-    "tyro": {"cli.py"},
+    "accelerate": {"training/loop.py"},
+    "tyro": {"commands/flags.py"},
     "rich": {"render.py"},
     "diffusers": {"models/family.py", "models/samplers.py", "models/sd.py"},
-    "transformers": {"models/sd.py"},
+    "transformers": {"models/captioner.py", "models/sd.py"},
     "fcntl": {"locks.py"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
@@ -71,7 +71,7 @@ def test_the_studio_stands_on_the_library_and_only_its_command_opens_it():
     for path in FILES:
         modules = {module.split(".")[0] for module, ours in imports(path) if not ours}
         assert not modules & WEB, path
-        assert "webui" not in modules or path.name == "cli.py", path
+        assert "webui" not in modules or path.name == "ui.py", path
 
 
 def test_rooms_are_small():
@@ -87,7 +87,7 @@ def test_nothing_prints_but_the_command_line():
     for path in [*FILES, *PAGES]:
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         printing = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
-        assert not printing or path.name in {"cli.py", "render.py", "server.py"}, path
+        assert not printing or path.name in {"cli.py", "render.py", "server.py"} or path.parent.name == "commands", path
 
 
 def test_every_public_name_is_there():

@@ -11,7 +11,8 @@ from PIL import Image
 from difflora.errors import ImageFolderError, RequestError
 from difflora.events import Progress
 from difflora.training.data import read_folder
-from difflora.training.survey import Survey, clean_name, copy_in, survey, write_caption
+from difflora.training.dropped import clean_name, copy_in
+from difflora.training.survey import Survey, survey, write_caption
 
 
 def paint(path: Path, colour: str = "red", size: tuple[int, int] = (24, 20)) -> Path:
@@ -73,6 +74,34 @@ def test_a_folder_is_ready_exactly_when_training_would_take_it(tmp_path):
         read_folder(tmp_path)
 
 
+def test_several_captions_are_lines_and_every_source_is_named(tmp_path):
+    for name in ("a.png", "b.png", "c.png", "5_d/1.png"):
+        paint(tmp_path / name, name[0] == "a" and "red" or "blue", (20 + len(name), 20 + ord(name[0]) % 7))
+    write(tmp_path / "a.txt", "one\ntwo\n")
+    write(tmp_path / "metadata.csv", "file_name,text\nb.png,three\n")
+    write(tmp_path / "meta_cap.json", '{"c": {"caption": "four", "tags": "five"}}')
+    found = survey(tmp_path)
+    assert [(p.caption, p.source) for p in found.pictures] == [
+        ("d", "folder name"), ("one\ntwo", "txt"), ("three", "metadata.csv"), ("four, five", "shared json")
+    ]  # fmt: skip
+    assert found.ready and found.notes == ()
+    write(tmp_path / "lonely.txt", "words")
+    assert "lonely.txt" in survey(tmp_path).notes[0]
+
+
+def test_an_excluded_picture_is_shown_as_one_and_stops_nothing(tmp_path):
+    paint(tmp_path / "a.png"), paint(tmp_path / "b.png"), write(tmp_path / "c.png", b"broken")
+    write(tmp_path / "excluded.txt", "a.png  # twin\nc.png\n")
+    found = survey(tmp_path)
+    assert [p.excluded for p in found.pictures] == [True, False, True] and found.ready
+    assert list(problems(found)) == ["c.png"] and "2 pictures left out" in found.notes[0]
+    write(tmp_path / "excluded.txt", "a.png\nb.png\nc.png")
+    assert not survey(tmp_path).ready
+    paint(tmp_path / "excluded.png")
+    with pytest.raises(RequestError, match="names pictures to pass over"):
+        write_caption(tmp_path, "excluded.png", "words")
+
+
 def test_a_copy_of_a_picture_is_named_on_the_second_one_and_stops_nothing(tmp_path):
     write(tmp_path / "b.png", paint(tmp_path / "a.png").read_bytes())
     paint(tmp_path / "c.png", "blue")
@@ -98,9 +127,9 @@ def test_a_caption_written_is_the_caption_learnt_wherever_the_old_one_stood(tmp_
             write(tmp_path / old, "an old one")
     write(tmp_path / "metadata.jsonl", '{"file_name": "d.png", "text": "an old one"}')
     for name in ("a.png", "b.png", "sub/c.png", "d.png"):
-        write_caption(tmp_path, name, f" new words\nfor {name} ")
-        assert captions(survey(tmp_path))[name] == f"new words for {name}"
-    assert [item.caption for item in read_folder(tmp_path).items][0] == "new words for a.png"
+        write_caption(tmp_path, name, f" new  words for {name}\r\n\n and\tothers ")
+        assert captions(survey(tmp_path))[name] == f"new words for {name}\nand others"
+    assert read_folder(tmp_path).items[0].captions == ("new words for a.png", "and others")
     assert (tmp_path / "b.caption").read_text() == "an old one"
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -179,6 +208,25 @@ def test_what_is_refused_is_named_and_the_rest_is_kept(tmp_path):
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["good.png", "metadata.jsonl"]
 
 
+def test_dropped_tables_and_json_find_their_pictures_by_the_names_they_were_dropped_with(tmp_path):
+    drop = tmp_path / "drop"
+    files = [
+        paint(drop / f"{name}.png", size=(20 + i, 20)) for i, name in enumerate(["a:1", "b", "c", "d", "excluded"])
+    ]
+    files.append(write(drop / "metadata.csv", 'file_name,text\nimg/a:1.png,"one, two"\nlost.png,x\n'))
+    files.append(
+        write(drop / "meta_cap.json", json.dumps({"b": {"caption": ["x", "y"]}, "/p/c.png": "z", "gone": "q"}))
+    )
+    files.append(write(drop / "d.json", '{"tags": ["five", "six"]}'))
+    found = copy_in(files, tmp_path / "data")
+    assert captions(found) == {"a_1.png": "one, two", "b.png": "x\ny", "c.png": "z", "d.png": "five, six",
+        "excluded-2.png": "excluded"}  # fmt: skip
+    assert len(found.notes) == 2 and "lost.png" in found.notes[0] and "1 of 3 captions left out" in found.notes[1]
+    assert read_folder(tmp_path / "data").items[1].captions == ("x", "y") and found.ready
+    strange = copy_in([write(tmp_path / "x.json", "{}")], tmp_path / "data")
+    assert "no captions" in strange.notes[0] and strange.ready
+
+
 def test_names_are_made_clean_and_lead_nowhere(tmp_path):
     assert clean_name("../../etc/passwd") == "_.._etc_passwd"
     assert clean_name("...") == clean_name("") == "picture"
@@ -201,11 +249,12 @@ def test_a_folder_takes_so_many_pictures_and_bytes_and_no_more(tmp_path):
 
 
 def test_each_dropped_picture_is_decoded_once(tmp_path, monkeypatch):
-    from difflora.training import survey as room
+    from difflora.training import dropped, survey
 
     opened = []
-    real = room.open_picture
-    monkeypatch.setattr(room, "open_picture", lambda path, name: opened.append(name) or real(path, name))
+    real = survey.open_picture
+    for room in (dropped, survey):
+        monkeypatch.setattr(room, "open_picture", lambda path, name: opened.append(name) or real(path, name))
     found = copy_in([paint(tmp_path / "drop/a.png"), paint(tmp_path / "drop/b.png", "blue")], tmp_path / "data")
     assert sorted(opened) == ["a.png", "b.png"] and found.pictures[0].width == 24
 

@@ -18,15 +18,16 @@ from .words import text
 
 BASIC = ("name", "trigger", "steps", "rank")
 MORE = (
-    "targets", "text_encoder", "alpha", "learning_rate", "batch", "resolution", "caption_dropout", "seed",
-    "preview_every", "preview_prompts",
+    "targets", "text_encoder", "alpha", "learning_rate", "batch", "resolution", "caption_dropout", "shuffle_tags",
+    "keep_tags", "tag_dropout", "crops", "flip", "ema", "holdout", "early_stop", "precision", "micro_batch",
+    "gradient_checkpointing", "tensorboard", "seed", "preview_every", "preview_prompts",
 )  # fmt: skip
 ELSEWHERE = {
     "images": "the pictures that are dropped or opened", "base": "difflora ui --base", "out": "difflora ui --loras",
     "runs": "difflora ui --runs",
 }  # fmt: skip
 MOST_NOTES = 5
-KINDS = [".png", ".jpg", ".jpeg", ".webp", ".txt", ".caption", ".jsonl"]
+KINDS = [".png", ".jpg", ".jpeg", ".webp", ".txt", ".caption", ".json", ".jsonl", ".csv"]
 
 
 def training_page(desk: Desk) -> None:

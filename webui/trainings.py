@@ -14,8 +14,9 @@ from difflora.errors import RequestError
 from difflora.events import ignore
 from difflora.training.control import ask
 from difflora.training.data import ENDINGS, list_files, read_folder
+from difflora.training.dropped import copy_in
 from difflora.training.plan import make_plan
-from difflora.training.survey import Survey, copy_in, survey, write_caption
+from difflora.training.survey import Survey, survey, write_caption
 from difflora.training.watch import RunView
 
 from .desk import Desk

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from .library import SUFFIX
 from .metadata import THUMBNAIL, TRIGGER, WEIGHT, data_url, trigger_rows
 from .thumbnail import clean_thumbnail
 
-__all__ = ["content_sha256", "edit", "install", "rename", "replace_style", "trash"]
+__all__ = ["content_sha256", "edit", "install", "put_style", "rename", "replace_style", "trash"]
 
 # A file that is rewritten while another thread renames it or throws it away would come back under its old name.
 CHANGING = threading.RLock()
@@ -101,8 +101,21 @@ def replace_style(path: Path, adapter: Adapter, metadata: Mapping[str, str]) -> 
 
     Raises OutputError, with the old style left as it was.
     """
+    return _replaced(path, lambda: save_adapter(path, adapter, metadata))
+
+
+def put_style(path: Path, data: bytes) -> Path:
+    """Write a style's whole file; another one that had its name is kept in the .trash folder.
+
+    Raises OutputError, with the old style left as it was.
+    """
+    return _replaced(path, lambda: write_atomic(path, data))
+
+
+def _replaced(path: Path, write: Callable[[], object]) -> Path:
     if not path.is_file():
-        return save_adapter(path, adapter, metadata)
+        write()
+        return path
     temp = path.with_name(f".{secrets.token_hex(8)}{SUFFIX}")
     try:
         _copy(path, temp)
@@ -110,7 +123,7 @@ def replace_style(path: Path, adapter: Adapter, metadata: Mapping[str, str]) -> 
     finally:
         with suppress(OSError):
             temp.unlink(missing_ok=True)
-    save_adapter(path, adapter, metadata)
+    write()
     with suppress(AdapterFileError, OSError):
         # The same training once more: nothing is lost.
         if content_sha256(old) == content_sha256(path):

@@ -153,6 +153,20 @@ class Learning:
             p for layer in self.layers.values() for p in (layer.lora_A["style"].weight, layer.lora_B["style"].weight)
         ]
 
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The model is the base alone inside the block."""
+        for layer in self.layers.values():
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.enable_adapters(True)
+            # peft freezes what it switches off.
+            for parameter in self.parameters():
+                parameter.requires_grad_(True)
+
     def factors(self) -> dict[str, Factors]:
         """Copies of what was learnt so far, by module path."""
         return {

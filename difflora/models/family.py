@@ -24,6 +24,8 @@ class BaseModel(Protocol):
     name: str
     family: str
     side: int
+    unit: int
+    factor: int
     parts: Mapping[str, nn.Module]
     vae: nn.Module
     scheduler: object
@@ -46,8 +48,20 @@ class BaseModel(Protocol):
     def tokenize(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Prompts as token ids; accepted wherever conditioning is."""
 
+    def token_weights(self, text: str, spans: Sequence[tuple[int, int, float]]) -> Tensor:
+        """How much each token of a text counts, (tokens,)."""
+
+    def encode_tokens(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Token ids, weighted or not -> text features."""
+
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Prompts as text features."""
+
+    def times(self, count: int, rng: torch.Generator) -> Tensor:
+        """(count,) timesteps to train at."""
+
+    def checkpointing(self, on: bool) -> None:
+        """Compute activations twice instead of keeping them."""
 
     def loss(self, latents: Tensor, cond: Mapping[str, Tensor], rng: torch.Generator) -> Tensor:
         """The training loss of each picture, (B,)."""
@@ -62,8 +76,10 @@ class BaseModel(Protocol):
         """RequestError unless the model can draw this size."""
 
 
-def open_model(base: str, device: str | None = None) -> BaseModel:
+def open_model(base: str, device: str | None = None, precision: str | None = None) -> BaseModel:
     """The base model by short name, diffusers folder or hub id; raises BaseModelError.
+
+    precision: fp32, bf16 or fp16; what suits the device unless given.
 
     Nothing is looked up on a network unless `base` is neither a short name nor a folder and has the form of a hub id.
     """
@@ -73,7 +89,7 @@ def open_model(base: str, device: str | None = None) -> BaseModel:
     if kind not in FAMILIES:
         raise BaseModelError(f"base {base} holds a {kind}: expected one of {', '.join(FAMILIES)}")
     room = import_module(f".{FAMILIES[kind]}", __package__)
-    return room.open_folder(base, folder, device or best_device())
+    return room.open_folder(base, folder, device or best_device(), precision)
 
 
 def read_index(base: str, folder: Path) -> dict:

@@ -27,6 +27,17 @@ def per_picture(predicted: Tensor, wanted: Tensor) -> Tensor:
     return (predicted.float() - wanted.float()).square().flatten(1).mean(1)
 
 
+def weighted(features: Tensor, weights: Tensor) -> Tensor:
+    """Text features (B, T, D) times token weights (B, T), the mean of each row put back.
+
+    As A1111's prompt emphasis does (modules/sd_emphasis.py, "Original"); rows of weight 1 stay as they are.
+    """
+    scaled = features * weights[..., None].to(features)
+    back = features.mean((1, 2), keepdim=True) / scaled.mean((1, 2), keepdim=True)
+    plain = (weights == 1).all(1).view(-1, 1, 1)
+    return torch.where(plain, features, scaled * back)
+
+
 def _halves(alphas: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     shape = (-1, *[1] * (like.dim() - 1))
     return alphas.sqrt().view(shape), (1 - alphas).clamp_min(0).sqrt().view(shape)

@@ -17,6 +17,7 @@ from .samplers import make_sampler
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 MLP = ("ff.net.0.proj", "ff.net.2")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OnStep = Callable[[int, Tensor], None]
 
 
@@ -28,6 +29,7 @@ class Recommended:
     batch: int
     samples_per_picture: int
     """How often each picture is shown."""
+    rank: int = 16
 
 
 # tiny: what scripts/bench/RESULTS.md was reached with; others: the middle of what trainers of these default to.
@@ -71,6 +73,11 @@ class StableDiffusion:
         """The native picture side in pixels."""
         return self.parts["unet"].config.sample_size * self.factor
 
+    @property
+    def unit(self) -> int:
+        """What picture sides are multiples of, in pixels: the UNet halves latents, one time less than it has levels."""
+        return self.factor * 2 ** (len(self.parts["unet"].config.block_out_channels) - 1)
+
     @cached_property
     def alphas(self) -> Tensor:
         """Cumulative alphas of the schedule, (steps,), float32, on the model's device."""
@@ -98,9 +105,8 @@ class StableDiffusion:
 
     def check_size(self, width: int, height: int) -> None:
         """RequestError unless both sides are multiples of what the UNet halves to."""
-        unit = self.factor * 2 ** (len(self.parts["unet"].config.block_out_channels) - 1)
-        if width % unit or height % unit:
-            raise RequestError(f"size {width}x{height}: expected multiples of {unit} for {self.name}")
+        if width % self.unit or height % self.unit:
+            raise RequestError(f"size {width}x{height}: expected multiples of {self.unit} for {self.name}")
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -111,13 +117,28 @@ class StableDiffusion:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> pictures (B, 3, H, W) in -1..1 on the CPU."""
-        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        return self.vae.decode(scaled).sample.float().clamp(-1, 1).cpu()
+        scaled = latents / self.vae.config.scaling_factor
+        pixels = self.vae.decode(scaled.to(self.vae.dtype)).sample.float()
+        if self.vae.dtype != torch.float32 and not torch.isfinite(pixels).all():
+            # Some autoencoders overflow in half precision and draw black; in float32 they do not.
+            self.vae.float()
+            pixels = self.vae.decode(scaled.float()).sample
+        return pixels.clamp(-1, 1).cpu()
 
     def tokenize(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids, (B, length of the text encoder's window)."""
         ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
         return {"input_ids": ids.to(self.device)}
+
+    def token_weights(self, text: str, spans: Sequence[tuple[int, int, float]]) -> Tensor:
+        """(tokens,) how much each token of `text` counts: the weight of the (start, end, weight) it begins in, else 1."""
+        found = self.tokenizer(text, padding="max_length", truncation=True, return_offsets_mapping=True)["offset_mapping"]
+        weights = torch.ones(len(found))
+        for place, (start, end) in enumerate(found):
+            for first, last, weight in spans:
+                if end > start and first <= start < last:
+                    weights[place] = weight
+        return weights
 
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Text features, (B, tokens, width)."""
@@ -128,6 +149,8 @@ class StableDiffusion:
         if "input_ids" not in cond:
             return dict(cond)
         features = self.parts["text_encoder"](cond["input_ids"]).last_hidden_state
+        if "token_weights" in cond:
+            features = objectives.weighted(features, cond["token_weights"])
         return {"encoder_hidden_states": features}
 
     def predict(self, noisy: Tensor, times: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
@@ -135,9 +158,18 @@ class StableDiffusion:
         features = cond["encoder_hidden_states"].to(self.dtype)
         return self.parts["unet"](noisy.to(self.dtype), times, features).sample.float()
 
+    def times(self, count: int, rng: torch.Generator) -> Tensor:
+        """(count,) timesteps to train at, drawn from `rng` on the CPU, on the model's device."""
+        return objectives.spread_times(count, len(self.alphas), rng).to(self.device)
+
+    def checkpointing(self, on: bool) -> None:
+        """Whether the UNet computes activations twice instead of keeping them: the same gradients in less memory."""
+        unet = self.parts["unet"]
+        unet.enable_gradient_checkpointing() if on else unet.disable_gradient_checkpointing()
+
     def loss(self, latents: Tensor, cond: Mapping[str, Tensor], rng: torch.Generator) -> Tensor:
         """Denoising loss of each picture, (B,): latents (B, C, h, w), noise and times drawn from `rng` on the CPU."""
-        times = objectives.spread_times(len(latents), len(self.alphas), rng).to(self.device)
+        times = self.times(len(latents), rng)
         noise = torch.randn(latents.shape, generator=rng).to(self.device)
         return self.loss_at(latents, cond, times, noise)
 
@@ -209,15 +241,16 @@ def _arguments(function: Callable) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
 
 
-def open_folder(name: str, folder: Path, device: str) -> StableDiffusion:
-    """Open a diffusers folder (or hub id) in float32 on the CPU, bfloat16 on CUDA; raises BaseModelError."""
+def open_folder(name: str, folder: Path, device: str, precision: str | None = None) -> StableDiffusion:
+    """Open a diffusers folder (or hub id): unless told, bfloat16 on CUDA, else float32; raises BaseModelError."""
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
     from transformers.utils import logging as text_logging
 
     logging.disable_progress_bar()
     text_logging.disable_progress_bar()
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    # Without its own units for it (measured: half the speed), a CPU is quickest in float32.
+    dtype = PRECISIONS[precision or ("bf16" if device == "cuda" else "fp32")]
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
             str(folder) if folder.is_dir() else name,

@@ -1,45 +1,118 @@
-"""Pictures and captions encoded once; captions can still be dropped while training."""
+"""Pictures and captions encoded once; captions can still vary, and crops move, while training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..events import Progress, Report, ignore
+from ..config import TrainConfig
+from ..errors import ImageFolderError
+from ..events import Note, Progress, Report, ignore
 from ..models.family import BaseModel
-from .data import StyleDataset, square
+from .buckets import Size, bucket_of, fit
+from .data import StyleDataset
+from .reading import open_file, shown
+from .store import Store
+from .wording import variants, words
 
 CHUNK = 16
+DEVICE_SHARE = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Pictures of one size, ready for the model."""
+
+    places: list[int]
+    """Where each stands among the rows that were asked for."""
+    latents: Tensor
+    """(n, C, h, w) float32."""
+    cond: dict[str, Tensor]
+    """Conditioning, leading axis n."""
+
+    def part(self, start: int, stop: int) -> Group:
+        """Some of them."""
+        cond = {key: value[start:stop] for key, value in self.cond.items()}
+        return Group(self.places[start:stop], self.latents[start:stop], cond)
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A whole style in the model's own terms, on its device."""
+    """A whole style in the model's own terms."""
 
-    latents: Tensor
-    """(N, C, h, w) float32."""
-    cond: dict[str, Tensor]
-    """Conditioning of each caption, leading axis N."""
+    latents: list[Tensor]
+    """Each picture, and where asked for its mirror image: (1 or 2, C, h, w); larger than its window for crops."""
+    windows: list[Size]
+    """(h, w) of latents that are shown of each picture."""
+    texts: dict[str, Tensor]
+    """Conditioning of all wordings, leading axis their number."""
+    wordings: list[range]
+    """Which wordings are each picture's; the first is its first caption."""
     empty: dict[str, Tensor]
     """Conditioning of the empty caption, leading axis 1."""
+    repeats: list[int]
+    device: torch.device
+    flip: bool
 
     def __len__(self) -> int:
         return len(self.latents)
 
-    def batch(self, rows: Sequence[int], dropped: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Latents and conditioning of `rows`, with the empty caption where `dropped` (len(rows),) is true."""
-        where = dropped.to(self.latents.device)
-        index = torch.as_tensor(rows, device=self.latents.device)
-        cond = {}
-        for key, values in self.cond.items():
-            mask = where.view(-1, *[1] * (values.dim() - 1))
-            cond[key] = torch.where(mask, self.empty[key], values[index])
-        return self.latents[index], cond
+    @property
+    def sizes(self) -> list[Size]:
+        """The size of each picture's latents as shown."""
+        return self.windows
+
+    def draw(self, rows: Sequence[int], rng: torch.Generator, dropout: float) -> list[Group]:
+        """One showing of each row: caption dropped with probability `dropout`, wording, window and side by chance.
+
+        Everything random is drawn from `rng` in the order of `rows`.
+        """
+        dropped = (torch.rand(len(rows), generator=rng) < dropout).tolist()
+        shown, texts = [], []
+        for row in rows:
+            texts.append(pick(self.wordings[row], rng))
+            side = int(torch.randint(2, (1,), generator=rng)) if self.flip else 0
+            (high, wide), (h, w) = self.latents[row].shape[2:], self.windows[row]
+            top, left = pick(range(high - h + 1), rng), pick(range(wide - w + 1), rng)
+            shown.append(self.latents[row][side, :, top : top + h, left : left + w])
+        return self.grouped(shown, texts, dropped)
+
+    def plain(self, rows: Sequence[int], mirrored: bool = False) -> list[Group]:
+        """The middle of each row's picture with its first caption; `mirrored` only where that was encoded."""
+        shown, texts = [], []
+        for row in rows:
+            (high, wide), (h, w) = self.latents[row].shape[2:], self.windows[row]
+            top, left = (high - h) // 2, (wide - w) // 2
+            shown.append(self.latents[row][int(mirrored), :, top : top + h, left : left + w])
+            texts.append(self.wordings[row].start)
+        return self.grouped(shown, texts, [False] * len(shown))
+
+    def grouped(self, shown: Sequence[Tensor], texts: Sequence[int], dropped: Sequence[bool]) -> list[Group]:
+        """One group a size, each in the order of its rows."""
+        by_size: dict[Size, list[int]] = {}
+        for place, latents in enumerate(shown):
+            by_size.setdefault(tuple(latents.shape[1:]), []).append(place)
+        groups = []
+        for places in by_size.values():
+            cond = {
+                key: torch.stack([self.empty[key][0] if dropped[p] else value[texts[p]] for p in places])
+                for key, value in self.texts.items()
+            }
+            latents = torch.stack([shown[place] for place in places])
+            moved = {key: value.to(self.device) for key, value in cond.items()}
+            groups.append(Group(places, latents.to(self.device), moved))
+        return groups
+
+
+def pick(choices: range, rng: torch.Generator) -> int:
+    """One of them by chance; no number is drawn where there is no choice."""
+    return choices[int(torch.randint(len(choices), (1,), generator=rng)) if len(choices) > 1 else 0]
 
 
 def as_pixels(pictures: Sequence[Image.Image]) -> Tensor:
@@ -48,14 +121,143 @@ def as_pixels(pictures: Sequence[Image.Image]) -> Tensor:
     return torch.from_numpy(stacked).permute(0, 3, 1, 2) / 127.5 - 1
 
 
-def encode(model: BaseModel, data: StyleDataset, px: int, *, train_text: bool, report: Report = ignore) -> Encoded:
-    """Encode every picture at px x px and every caption; captions stay token ids when the text encoder learns."""
-    latents, captions = [], []
-    for start in range(0, len(data), CHUNK):
-        part = [data[i] for i in range(start, min(start + CHUNK, len(data)))]
-        latents.append(model.encode_images(as_pixels([square(picture, px) for picture, _ in part])))
-        captions += [caption for _, caption in part]
-        report(Progress("encoding pictures", len(captions), len(data)))
-    words = model.tokenize if train_text else model.encode_prompts
-    with torch.no_grad():
-        return Encoded(torch.cat(latents).clone(), words(captions), words([""]))
+def encode(
+    model: BaseModel,
+    data: StyleDataset,
+    px: int,
+    *,
+    config: TrainConfig,
+    folder: Path | None = None,
+    mirrored: bool = False,
+    report: Report = ignore,
+) -> Encoded:
+    """Encode every picture at about px² pixels in its own shape, and every wording of its captions.
+
+    folder: where latents and text features are kept for the next time, by the content of what they were made from.
+    mirrored: also encode mirrored pictures. Captions stay token ids when the text encoder learns. Raises
+    ImageFolderError for a picture that can be read no more, or that the autoencoder makes no numbers of.
+    """
+    store = Store(folder, model) if folder is not None else None
+    latents, windows = encode_pictures(model, data, px, config, mirrored or config.flip, store, report)
+    wordings, ranges = [], []
+    for item in data.items:
+        own = variants(item, config)
+        ranges.append(range(len(wordings), len(wordings) + len(own)))
+        wordings += own
+    texts = encode_texts(model, [*wordings, ""], config.text_encoder, store)
+    empty = {key: value[-1:] for key, value in texts.items()}
+    texts = {key: value[:-1] for key, value in texts.items()}
+    if fits(model.device, [*latents, *texts.values()]):
+        latents = [value.to(model.device) for value in latents]
+        texts, empty = ({key: value.to(model.device) for key, value in some.items()} for some in (texts, empty))
+    repeats = [item.repeats for item in data.items]
+    return Encoded(latents, windows, texts, ranges, empty, repeats, model.device, config.flip)
+
+
+def fits(device: torch.device, tensors: Sequence[Tensor]) -> bool:
+    """Whether a quarter of the device's free memory holds them all."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return sum(value.nbytes for value in tensors) < DEVICE_SHARE * free
+
+
+def encode_pictures(
+    model: BaseModel,
+    data: StyleDataset,
+    px: int,
+    config: TrainConfig,
+    mirrored: bool,
+    store: Store | None,
+    report: Report,
+) -> tuple[list[Tensor], list[Size]]:
+    """(latents, window) of each picture; those in the store are not encoded again."""
+    found: list[Tensor | None] = [None] * len(data)
+    windows: list[Size] = []
+    waiting: dict[Size, list[tuple[int, Image.Image, str]]] = {}
+    done = 0
+
+    def flush(size: Size) -> None:
+        nonlocal done
+        part = waiting.pop(size, [])
+        names = [shown(data.items[row].path) for row, _, _ in part]
+        for (row, _, key), latents in zip(
+            part, to_latents(model, [p for _, p, _ in part], names, mirrored, report), strict=True
+        ):
+            found[row] = latents
+            if store is not None:
+                store.put(key, {"latents": latents})
+        done += len(part)
+        report(Progress("encoding pictures", done, len(data)))
+
+    for row, item in enumerate(data.items):
+        picture, _ = data[row]
+        bucket = bucket_of(picture.size, px, model.unit)
+        windows.append((bucket[1] // model.factor, bucket[0] // model.factor))
+        size = roomy(picture.size, bucket, config.crops, model.factor)
+        key = store.key_of(content(item.path), size, mirrored) if store is not None else ""
+        if store is not None and (kept := store.get(key)) is not None:
+            found[row], done = kept["latents"], done + 1
+            report(Progress("encoding pictures", done, len(data)))
+            continue
+        waiting.setdefault(size, []).append((row, fit(picture, size), key))
+        if len(waiting[size]) == CHUNK:
+            flush(size)
+    for size in list(waiting):
+        flush(size)
+    return [value for value in found if value is not None], windows
+
+
+def roomy(picture: Size, bucket: Size, crops: float, cell: int) -> Size:
+    """The (width, height) to encode at, so that windows of `bucket` leave out up to `crops` of each side.
+
+    Never more than the picture has.
+    """
+    if not crops:
+        return bucket
+    sides = []
+    for own, side in zip(picture, bucket, strict=True):
+        sides.append(max(side, min(round(side / (1 - crops) / cell) * cell, own // cell * cell)))
+    return sides[0], sides[1]
+
+
+def content(path: Path) -> bytes:
+    """The picture file's bytes."""
+    with open_file(path, shown(path)) as file:
+        return file.read()
+
+
+def to_latents(
+    model: BaseModel, pictures: Sequence[Image.Image], names: Sequence[str], mirrored: bool, report: Report
+) -> list[Tensor]:
+    """Latents (1 or 2, C, h, w) of each picture of one size, as it is and mirrored, on the CPU."""
+    pixels = as_pixels(pictures)
+    sides = [pixels, pixels.flip(-1)] if mirrored else [pixels]
+    latents = torch.stack([model.encode_images(side) for side in sides], dim=1)
+    if not torch.isfinite(latents).all() and model.vae.dtype != torch.float32:
+        report(Note(f"the autoencoder makes no numbers in {model.vae.dtype}; it works in float32 from now on"))
+        model.vae.float()
+        latents = torch.stack([model.encode_images(side) for side in sides], dim=1)
+    for name, one in zip(names, latents, strict=True):
+        if not torch.isfinite(one).all():
+            raise ImageFolderError(
+                f"{name}: the base's autoencoder makes no numbers of it: expected finite ones; leave it out, or give "
+                "another --base"
+            )
+    return [one.cpu().clone() for one in latents]
+
+
+def encode_texts(model: BaseModel, captions: Sequence[str], learning: bool, store: Store | None) -> dict[str, Tensor]:
+    """Conditioning of all captions, (N, …), on the CPU; features come from the store where they are there."""
+    if learning or store is None:
+        return {key: value.cpu() for key, value in words(model, captions, learning=learning).items()}
+    missing = list(dict.fromkeys(text for text in captions if store.get(store.key_of_text(text)) is None))
+    for start in range(0, len(missing), CHUNK):
+        part = missing[start : start + CHUNK]
+        made = words(model, part, learning=False)
+        for i, text in enumerate(part):
+            store.put(store.key_of_text(text), {key: value[i : i + 1].cpu() for key, value in made.items()})
+    rows = [store.get(store.key_of_text(text)) for text in captions]
+    if any(row is None for row in rows):  # a disk that keeps nothing
+        return {key: value.cpu() for key, value in words(model, captions, learning=False).items()}
+    return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}

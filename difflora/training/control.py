@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,3 +67,29 @@ def asked(folder: Path) -> set[Ask]:
             os.unlink(path)
             found.add(what)
     return found
+
+
+def add_steps(folder: Path, count: int) -> None:
+    """Ask a training for `count` steps more: one that runs after the step under way, any other when it goes on.
+
+    Several requests add up. Raises RequestError for a count out of range, or where there is no run.
+    """
+    if not 1 <= count <= 10**6:
+        raise RequestError(f"{count} steps: expected 1 to 1,000,000 more")
+    if not (folder / "key.json").is_file():
+        raise RequestError(f"{folder.name} has not begun: expected a run to add steps to; give --steps")
+    write_atomic(folder / f".more-{secrets.token_hex(4)}-{count}", b"")
+
+
+def added(folder: Path) -> int:
+    """How many steps were asked for since the last look; looking takes the requests away."""
+    total = 0
+    for path in folder.glob(".more-*-*"):
+        total += int(path.name.rpartition("-")[2])
+        path.unlink(missing_ok=True)
+    return total
+
+
+def wanted(folder: Path) -> int:
+    """How many steps are asked for and not taken up yet."""
+    return sum(int(path.name.rpartition("-")[2]) for path in folder.glob(".more-*-*"))

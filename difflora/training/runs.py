@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from PIL import Image
 from ..adapters.files import load_tensors, save_tensors, writable_folder, write_atomic
 from ..drawing.sheet import grid
 from ..errors import AdapterFileError, OutputError, RequestError
-from ..events import Event
+from ..events import Event, Note, Report, ignore
 from ..models.family import EMBEDDED
 from .control import alive, busy
 
@@ -38,6 +41,17 @@ class Run:
         """All previews so far as one picture."""
         return self.folder / "previews.png"
 
+    def segments(self) -> list[tuple[int, int]]:
+        """(step, new last step) each time that steps were added."""
+        try:
+            return [(int(at), int(total)) for at, total in json.loads((self.folder / "more.json").read_text())]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def extend(self, at: int, total: int) -> None:
+        """From step `at` on the run has `total` steps."""
+        write_atomic(self.folder / "more.json", json.dumps([*self.segments(), (at, total)]).encode())
+
     def mend_log(self) -> None:
         """End the line that a killed process left half written, so that the next event has one of its own."""
         try:
@@ -57,21 +71,44 @@ class Run:
         except OSError as error:
             raise OutputError(f"{self.folder}: the run's log cannot be written ({error.strerror})") from error
 
-    def save_state(self, step: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Write the state whole or not at all."""
-        save_tensors(self.state, tensors, {"step": str(step), "key": self.key})
+    def save_state(
+        self, step: int, tensors: Mapping[str, torch.Tensor], more: Mapping[str, str], which: str = "state"
+    ) -> None:
+        """Write the state whole or not at all, with a checksum; the one before is kept until the next.
 
-    def load_state(self) -> tuple[int, dict[str, torch.Tensor]] | None:
-        """The step and tensors of the last save, or None; RequestError if they belong to other settings."""
-        if not self.state.exists():
-            return None
-        try:
-            tensors, metadata = load_tensors(self.state)
-        except AdapterFileError as error:
-            raise RequestError(f"{self.state} is damaged ({error}); remove {self.folder} to start again") from error
-        if metadata.get("key") != self.key:
-            raise RequestError(f"{self.state} belongs to other settings; give another --name, or remove {self.folder}")
-        return int(metadata["step"]), tensors
+        which: "state" to go on from, or "good", the one of the last checkpoint.
+        """
+        path = self.folder / f"{which}.safetensors"
+        if path.exists():
+            keep_old(path)
+        save_tensors(path, tensors, {"step": str(step), "key": self.key, "sum": checksum(tensors)} | dict(more))
+
+    def load_state(
+        self, which: str = "state", report: Report = ignore
+    ) -> tuple[int, dict[str, torch.Tensor], dict[str, str]] | None:
+        """(step, tensors, words) of the newest save that is whole, or None without any.
+
+        RequestError if it belongs to other settings, or if there are saves and all are damaged.
+        """
+        path, problem = self.folder / f"{which}.safetensors", None
+        for file in (path, old_of(path)):
+            if not file.exists():
+                continue
+            try:
+                tensors, words = load_tensors(file)
+                if words.get("sum") != checksum(tensors):
+                    raise AdapterFileError(f"{file}: its numbers are not those that were written")
+            except AdapterFileError as error:
+                problem = error
+                continue
+            if words.get("key") != self.key:
+                raise RequestError(f"{file} belongs to other settings; give another --name, or remove {self.folder}")
+            if problem is not None:
+                report(Note(f"{path.name} is damaged; going on from the save before it, of step {words['step']}"))
+            return int(words["step"]), tensors, words
+        if problem is not None:
+            raise RequestError(f"{path} is damaged ({problem}); remove {self.folder} to start again")
+        return None
 
     def add_previews(self, step: int, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Path:
         """Keep one step's previews and redraw the growing sheet: a row a step, a column a prompt."""
@@ -123,7 +160,10 @@ def open_run(runs: Path, name: str, config: Mapping, plan: Mapping, fingerprint:
 
 def decisive(values: Mapping) -> dict:
     """The values that decide the result; where things lie does not."""
-    apart = {"images", "out", "runs", "reasons", "captions"}
+    apart = {
+        "images", "out", "runs", "reasons", "captions", "buckets", "tensorboard", "micro_batch",
+        "gradient_checkpointing", "minutes", "memory",
+    }  # fmt: skip
     return {k: v for k, v in placed(values).items() if k not in apart}
 
 
@@ -135,6 +175,34 @@ def placed(values: Mapping) -> dict:
         if name in row and (name != "base" or (row[name] not in EMBEDDED and path.is_dir())):
             row[name] = str(path.absolute())
     return row
+
+
+def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The sha256 of all numbers under their names."""
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        plain = tensors[name].detach().cpu().contiguous()
+        whole.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        whole.update(plain.view(-1).view(torch.uint8).numpy())
+    return whole.hexdigest()
+
+
+def old_of(path: Path) -> Path:
+    """Where the state before the last one is kept."""
+    return path.with_name(f"{path.stem}.before{path.suffix}")
+
+
+def keep_old(path: Path) -> None:
+    """Keep the state that is about to be replaced under a second name; at any moment one whole state is there."""
+    temp = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            os.link(path, temp)
+        except OSError:
+            return  # A file system without links: the write itself is atomic, only a damaged disk loses more.
+        os.replace(temp, old_of(path))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be kept ({error.strerror}); free some space") from error
 
 
 def differences(old: dict, new: dict) -> str:

@@ -128,6 +128,24 @@ def share_followed(losses: Tensor, asked: Sequence[int], among: int = FOUND_AMON
     return float((ranks < among).float().mean())
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What was measured of one set of pictures."""
+
+    distance: float
+    """To the artist's pictures."""
+    followed: float
+    """Share in which the base finds the concept asked for."""
+
+
+def read_set(
+    model: BaseModel, drawn: Tensor, artist: Tensor, captions: Sequence[str], report: Report = ignore
+) -> Reading:
+    """Measure pictures (N, 3, H, W) drawn from N captions, by a model that is the base alone."""
+    losses = likelihoods(model, drawn, captions, report)
+    return Reading(style_distance(model, drawn, artist), share_followed(losses, range(len(captions))))
+
+
 def draw_set(
     model: BaseModel, captions: Sequence[str], style: Style | None, adapters: dict, seed: int, report: Report
 ) -> Tensor:
@@ -154,18 +172,17 @@ def score(
     report: Report = ignore,
 ) -> Scores:
     """Draw every caption with and without the style and compare with the artist's pictures (N, 3, H, W) of them."""
-    base = draw_set(model, captions, None, {}, seed, report)
     prompts = [f"{trigger}, {caption}" if trigger else caption for caption in captions]
-    styled = draw_set(model, prompts, style, adapters, seed, report)
-    asked = range(len(captions))
+    base = read_set(model, draw_set(model, captions, None, {}, seed, report), artist, captions, report)
+    styled = read_set(model, draw_set(model, prompts, style, adapters, seed, report), artist, captions, report)
     return Scores(
         style=style.name,
         weight=style.weight,
         pictures=len(captions),
-        distance=style_distance(model, styled, artist),
-        base_distance=style_distance(model, base, artist),
-        followed=share_followed(likelihoods(model, styled, captions, report), asked),
-        base_followed=share_followed(likelihoods(model, base, captions, report), asked),
+        distance=styled.distance,
+        base_distance=base.distance,
+        followed=styled.followed,
+        base_followed=base.followed,
     )
 
 

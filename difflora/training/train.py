@@ -1,39 +1,37 @@
-"""The loop: a folder of pictures in, an adapter out. The only door to accelerate."""
+"""A folder of pictures in, an adapter out."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from PIL import Image
-from torch import Tensor
 
-from ..adapters.adapter import Adapter, Info
 from ..adapters.edits import replace_style
-from ..adapters.files import save_adapter, style_metadata, writable_folder
+from ..adapters.files import writable_folder
 from ..config import TrainConfig, as_row, check_name
-from ..drawing.generate import to_pictures
-from ..errors import OutputError, RequestError
-from ..events import Event, Failed, Note, Paused, Preview, Report, Saved, Started, Step, ignore
-from ..models.attach import Learning, learning
+from ..errors import OutputError
+from ..events import Event, Failed, Note, Paused, Report, Saved, Started, ignore
+from ..models.attach import learning
 from ..models.family import BaseModel, open_model
 from ..turns import Turns
-from ..version import __version__
+from . import doctor, judge
+from .board import Board
 from .cache import Encoded, encode
-from .control import Ask, asked, holding
+from .checkpoints import Checkpoints
+from .choose import use_checkpoint
+from .control import added, holding
 from .data import StyleDataset, fingerprint, one_line, read_folder
-from .plan import Plan, make_plan, order, peak_memory, warm_cosine
+from .kept import record
+from .lessons import write_lessons
+from .loop import Loop, Stop
+from .plan import Plan, make_plan
+from .probe import measured
 from .runs import Run, open_run
 
-SAVE_SECONDS = 30
-PREVIEW_SEED, PREVIEW_STEPS = 1000, 15
-Stop = Callable[[], bool]
+PREVIEWS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +42,9 @@ class Training:
     name: str
     model: BaseModel
     data: StyleDataset
+    """What is learnt from."""
+    unseen: StyleDataset
+    """What is kept back; may be empty."""
     plan: Plan
     run: Run
     fingerprint: str
@@ -55,11 +56,19 @@ class Training:
 
     @property
     def prompts(self) -> list[str]:
-        """What the previews show."""
-        if self.config.preview_prompts:
-            return list(self.config.preview_prompts)
-        captions = [item.caption for item in self.data.items]
-        return [captions[i * len(captions) // 3] for i in range(min(3, len(captions)))]
+        """What the previews show, without the trigger."""
+        return list(self.config.preview_prompts or self.judged()[:PREVIEWS])
+
+    def judged(self) -> list[str]:
+        """What checkpoints are judged by, without the trigger: captions learnt from, then others."""
+        kept_back = [self.plain(item.caption) for item in self.unseen.items][: judge.PROMPTS - PREVIEWS]
+        count = judge.PROMPTS - len(kept_back)
+        learnt = [self.plain(item.caption) for item in self.data.items]
+        return [learnt[i * len(learnt) // count] for i in range(min(count, len(learnt)))] + kept_back
+
+    def plain(self, caption: str) -> str:
+        """A caption without the trigger in front."""
+        return caption.removeprefix(self.plan.trigger).removeprefix(", ") if self.plan.trigger else caption
 
 
 @dataclass(frozen=True)
@@ -73,14 +82,33 @@ class Result:
 
 def prepare(config: TrainConfig, report: Report = ignore, model: BaseModel | None = None) -> Training:
     """Read the folder, open the base, make the plan and the run folder; raises DiffloraError before any work."""
-    data = read_folder(config.images, config.trigger, report)
     name = check_name(config.name or config.images.resolve().name)
-    model = model or open_model(config.base)
-    plan = make_plan(config, model, data)
+    data, model, plan = survey_and_plan(config, report, model)
     mark = fingerprint(data)
     writable_folder(config.out)
     run = open_run(config.runs, name, as_row(config), plan.row(), mark, Path(f"{name}.safetensors"))
-    return Training(config, name, model, data, plan, run, mark)
+    learnt, unseen = split(data, plan.holdout, config.seed)
+    return Training(config, name, model, learnt, unseen, plan, run, mark)
+
+
+def survey_and_plan(
+    config: TrainConfig, report: Report = ignore, model: BaseModel | None = None
+) -> tuple[StyleDataset, BaseModel, Plan]:
+    """What a training would do, its minutes and memory measured; nothing is written."""
+    data = read_folder(config.images, config.trigger, report)
+    doctor.brief(data, report)
+    if config.tensorboard:
+        Board.check()
+    model = model or open_model(config.base, precision=config.precision)
+    plan = make_plan(config, model, data, [picture.size for picture, _ in data])
+    return data, model, measured(plan, config, model)
+
+
+def split(data: StyleDataset, holdout: int, seed: int) -> tuple[StyleDataset, StyleDataset]:
+    """(what is learnt from, what is kept back), drawn by the seed, each in its order."""
+    chosen = set(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:holdout].tolist())
+    parts = [tuple(item for i, item in enumerate(data.items) if (i in chosen) is back) for back in (False, True)]
+    return replace(data, items=parts[0]), replace(data, items=parts[1])
 
 
 def train(training: Training, report: Report = ignore, stop: Stop = lambda: False) -> Result:
@@ -91,9 +119,12 @@ def train(training: Training, report: Report = ignore, stop: Stop = lambda: Fals
     draws on the same device. RequestError when another process trains this run.
     """
     run, turns = training.run, Turns(training.config.runs / ".turns")
+    board = Board(run.folder / "tensorboard") if training.config.tensorboard else None
 
     def tell(event: Event) -> None:
         run.log(event)
+        if board is not None:
+            board.take(event)
         report(event)
 
     with holding(run.folder):
@@ -106,6 +137,9 @@ def train(training: Training, report: Report = ignore, stop: Stop = lambda: Fals
             with suppress(OutputError):
                 run.log(Failed(one_line(str(error)) or type(error).__name__))
             raise
+        finally:
+            if board is not None:
+                board.close()
 
 
 def learn(training: Training, tell: Report, report: Report, stop: Stop, pass_on: Callable[[], None]) -> Result:
@@ -113,188 +147,73 @@ def learn(training: Training, tell: Report, report: Report, stop: Stop, pass_on:
     config, plan, model = training.config, training.plan, training.model
 
     def encoded(event: Event) -> None:
-        report(event)
+        (tell if isinstance(event, Note) else report)(event)
         pass_on()
 
-    data = encode(model, training.data, plan.resolution, train_text=config.text_encoder, report=encoded)
+    data, unseen = encoded_sets(training, encoded)
     paths = model.targets(config.targets, config.text_encoder)
     with learning(model.parts, paths, plan.rank, plan.alpha, config.seed) as layers:
-        loop = Loop(training, layers, data)
+        loop = Loop(training, layers, data, tell)
         first = loop.resume()
-        if first == 0:
-            tell(Note(loop.probe()))
-            loop.preview(0, tell)
-        elif first < plan.steps:
+        loop.add(first, added(training.run.folder))
+        marks = Checkpoints(training, loop, data, unseen, tell)
+        if 0 < first < loop.total:
             tell(Note(f"going on after step {first}"))
-        last, asks = first, set()
-        for last, asks in loop.steps(first, stop, tell):
-            due = plan.preview_every and last % plan.preview_every == 0
-            if last < plan.steps and "stop" not in asks and (due or asks & {"preview", "save"}):
-                pictures = loop.preview(last, tell)
-                if "save" in asks:
-                    tell(Saved(save(training, loop.adapter(), pictures, last, f"{training.name}-step-{last:06}")))
-            pass_on()
-        if last < plan.steps and "stop" not in asks:
+        marks.make_up(first)
+        last, ended = run_steps(training, loop, marks, first, stop, pass_on)
+        if not ended:
             tell(Paused(last))
             return Result(None, last, training.run.sheet)
-        if last < plan.steps:
-            tell(Note(f"ended after step {last} of {plan.steps}, as asked"))
-        file = save(training, loop.adapter(), loop.preview(last, tell), last, training.name)
-    tell(Saved(file))
-    return Result(file, last, training.run.sheet)
+        if last not in marks.scores:
+            marks.take(last)
+        write_lessons(training, loop, data)
+    return Result(finish(training, marks, tell), last, training.run.sheet)
 
 
-class Loop:
-    """The state that moves: factors, optimizer, clock."""
-
-    def __init__(self, training: Training, layers: Learning, data: Encoded) -> None:
-        self.training, self.layers, self.data = training, layers, data
-        self.plan, self.model = training.plan, training.model
-        self.accelerator = Accelerator(cpu=self.model.device.type == "cpu")
-        self.parameters = layers.parameters()
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=self.plan.learning_rate, weight_decay=0.01)
-
-    def steps(self, first: int, stop: Stop, tell: Report) -> Iterator[tuple[int, set[Ask]]]:
-        """Make the steps after `first`, yielding the number of each and what was asked for meanwhile.
-
-        The state is saved now and then, when it was asked for, and at the end.
-        """
-        saved, busy = time.monotonic(), 0.0
-        for step in range(first, self.plan.steps):
-            start = time.monotonic()
-            loss = self.step(step)
-            now = time.monotonic()
-            # Saves and previews are not training: the speed and what is left are of steps alone.
-            busy += now - start
-            speed = (step + 1 - first) * self.plan.batch / busy
-            eta = (self.plan.steps - step - 1) * self.plan.batch / speed
-            tell(Step(step + 1, self.plan.steps, round(loss, 6), round(speed, 2), round(eta, 1)))
-            asks = asked(self.training.run.folder)
-            over = stop() or not asks.isdisjoint({"pause", "stop"})
-            if over or "save" in asks or step + 1 == self.plan.steps or now - saved > SAVE_SECONDS:
-                self.save_state(step + 1)
-                saved = time.monotonic()
-            yield step + 1, asks
-            if over:
-                return
-
-    def step(self, step: int) -> float:
-        """One optimizer step; everything random in it comes from the seed and the step's number."""
-        loss = self.loss(step)
-        if not torch.isfinite(loss):
-            raise RequestError(
-                f"the loss is {loss.item()} at step {step + 1}: learning rate {self.plan.learning_rate:g} is too high; "
-                f"lower --learning-rate and give another --name, or remove {self.training.run.folder}"
-            )
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.parameters, 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.learning_rate * warm_cosine(step, self.plan.steps)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss.item()
-
-    def loss(self, step: int) -> Tensor:
-        """The mean loss of one step's pictures."""
-        rng = torch.Generator().manual_seed(self.training.config.seed * 1_000_003 + step)
-        rows = order(self.training.config.seed, len(self.data), step * self.plan.batch, self.plan.batch)
-        dropped = torch.rand(len(rows), generator=rng) < self.training.config.caption_dropout
-        latents, cond = self.data.batch(rows, dropped)
-        return self.model.loss(latents, cond, rng).mean()
-
-    def probe(self) -> str:
-        """Minutes and memory of this training, measured by real steps that change nothing."""
-        self.accelerator.backward(self.loss(0))
-        start = time.monotonic()
-        for _ in range(2):
-            self.accelerator.backward(self.loss(0))
-        minutes = (time.monotonic() - start) / 2 * self.plan.steps / 60
-        self.optimizer.zero_grad(set_to_none=True)
-        return f"about {minutes:.1f} minutes, {peak_memory(self.model.device):.1f} GB (measured by two real steps)"
-
-    def preview(self, step: int, tell: Report) -> list[Image.Image]:
-        """Draw the fixed-seed pictures and add them to the sheet."""
-        prompts = self.training.prompts
-        side = (self.plan.resolution, self.plan.resolution)
-        seeds = range(PREVIEW_SEED, PREVIEW_SEED + len(prompts))
-        words = [
-            ", ".join(filter(None, [self.plan.trigger, p])) if self.training.config.preview_prompts else p
-            for p in prompts
-        ]
-        pixels = self.model.draw(
-            words, [""] * len(words), seeds=list(seeds), steps=PREVIEW_STEPS, guidance=5.0, size=side
-        )
-        pictures = to_pictures(pixels)
-        tell(Preview(step, self.training.run.add_previews(step, pictures, prompts), tuple(prompts)))
-        return pictures
-
-    def adapter(self) -> Adapter:
-        """The style as learnt so far."""
-        info = Info(self.training.name, self.model.family, self.model.name, self.training.config.trigger or "")
-        return Adapter(self.layers.factors(), info)
-
-    def save_state(self, step: int) -> None:
-        """Factors and optimizer moments, by place."""
-        tensors = {}
-        for i, parameter in enumerate(self.parameters):
-            state = self.optimizer.state[parameter]
-            tensors |= {
-                f"{i}.value": parameter.detach(),
-                f"{i}.mean": state["exp_avg"],
-                f"{i}.square": state["exp_avg_sq"],
-            }
-        self.training.run.save_state(step, tensors)
-
-    @torch.no_grad()
-    def resume(self) -> int:
-        """Put back the last saved state and return its step; 0 without one."""
-        found = self.training.run.load_state()
-        if found is None:
-            return 0
-        step, tensors = found
-        for i, parameter in enumerate(self.parameters):
-            parameter.copy_(tensors[f"{i}.value"])
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"{i}.mean"].to(parameter.device),
-                "exp_avg_sq": tensors[f"{i}.square"].to(parameter.device),
-            }
-        return step
+def encoded_sets(training: Training, report: Report) -> tuple[Encoded, Encoded | None]:
+    """What is learnt from and what is kept back, in the model's own terms."""
+    how = {"config": training.config, "folder": training.config.runs / ".cache", "report": report}
+    px, alone = training.plan.resolution, not len(training.unseen)
+    data = encode(training.model, training.data, px, mirrored=alone, **how)
+    return data, None if alone else encode(training.model, training.unseen, px, **how)
 
 
-def save(training: Training, adapter: Adapter, previews: Sequence[Image.Image], step: int, name: str) -> Path:
-    """Write the style as learnt after `step` with its record: into the library, a finished one also beside its run."""
-    config, plan = training.config, training.plan
-    metadata = style_metadata(
-        info=replace(adapter.info, name=name),
-        rank=plan.rank,
-        alpha=plan.alpha,
-        config=shared_row(config) | {"version": __version__},
-        captions=[item.caption for item in training.data.items],
-        folder=config.images.resolve().name,
-        fingerprint=training.fingerprint,
-        resolution=plan.resolution,
-        pictures=plan.pictures,
-        steps=plan.steps,
-        learning_rate=plan.learning_rate,
-        thumbnail=webp(previews[0]) if previews else None,
-    )
-    metadata["ss_steps"] = str(step)
-    if name == training.name:
-        save_adapter(training.run.folder / training.file.name, adapter, metadata)
+def run_steps(
+    training: Training, loop: Loop, marks: Checkpoints, first: int, stop: Stop, pass_on: Callable[[], None]
+) -> tuple[int, bool]:
+    """Make steps and checkpoints: (the last step, whether the training is at its end)."""
+    last, tell = first, loop.tell
+    for last, asks in loop.steps(first, stop):
+        if "stop" in asks:
+            tell(Note(f"ended after step {last} of {loop.total}, as asked"))
+            return last, True
+        if marks.due(last) and not loop.leaving:
+            marks.take(last)
+            if training.config.early_stop and last < loop.total and judge.plateau(marks.scores):
+                tell(Note(f"ended after step {last} of {loop.total}: three checkpoints in a row were no better"))
+                return last, True
+        elif "preview" in asks:
+            marks.look(last)
+        if "save" in asks:
+            tell(Saved(save_so_far(training, loop, marks, last)))
+        pass_on()
+    return last, last == loop.total
+
+
+def save_so_far(training: Training, loop: Loop, marks: Checkpoints, step: int) -> Path:
+    """The style as learnt so far, into the library under a name of its own."""
+    name = f"{training.name}-step-{step:06}"
+    adapter = loop.adapter()
+    adapter = replace(adapter, info=replace(adapter.info, name=name))
+    metadata = record(training, adapter, marks.look(step), step, marks.scores.get(step))
     return replace_style(training.file.with_name(f"{name}.safetensors"), adapter, metadata)
 
 
-def shared_row(config: TrainConfig) -> dict:
-    """The config as it goes into a file that people share: without where things lie on this machine."""
-    row = {k: v for k, v in as_row(config).items() if k not in {"out", "runs"}}
-    return row | {"images": config.images.resolve().name}
-
-
-def webp(picture: Image.Image, side: int = 256) -> bytes:
-    """A small picture for cards."""
-    small = picture.copy()
-    small.thumbnail((side, side))
-    buffer = BytesIO()
-    small.save(buffer, format="WEBP", quality=88)
-    return buffer.getvalue()
+def finish(training: Training, marks: Checkpoints, tell: Report) -> Path:
+    """The best checkpoint becomes the style, in the library and beside its run."""
+    step, why = marks.best()
+    if step != max(marks.scores):
+        tell(Note(f"the style is checkpoint {step}, not the last one: {why}"))
+    file = use_checkpoint(training.run.folder, step, training.config.out, training.name)
+    tell(Saved(file))
+    return file

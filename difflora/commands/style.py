@@ -1,0 +1,78 @@
+"""difflora blend, score and inspect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from .flags import Json, Positional, arg
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """Write a blend of styles as one file: the exact sum of their updates."""
+
+    lora: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME[:WEIGHT] …", help="Styles and weights, -10 to 10.")]
+    out: Annotated[Path, arg(help="The file to write, ending in .safetensors.")]
+    base: Annotated[str, arg(help="Model the styles were learnt on.")] = "tiny"
+    loras: Annotated[Path, arg(help="Folder where styles are looked up by name.")] = Path("loras")
+
+    def run(self) -> None:
+        """Call the library and render."""
+        from ..drawing.request import blend_file
+
+        print(blend_file(self.lora, self.out, self.base, self.loras))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Measure a style on concepts it has not seen: style reached, prompt still followed."""
+
+    lora: Annotated[Positional[str], arg(metavar="NAME[:WEIGHT]", help="The style to measure.")]
+    images: Annotated[Path, arg(help="Folder with the artist's held-out pictures and their captions.")]
+    base: Annotated[str, arg(help="Model to draw with: tiny (embedded), a diffusers folder, or a hub id.")] = "tiny"
+    loras: Annotated[Path, arg(help="Folder where styles are looked up by name.")] = Path("loras")
+    seed: Annotated[int, arg(help="Seed of the first picture.")] = 0
+    json: Json = False
+
+    def run(self) -> None:
+        """Call the library and render."""
+        from .. import render
+        from ..training.score import score_file
+
+        screen = render.screen(self.json)
+        with screen:
+            scores = score_file(
+                self.lora,
+                self.images,
+                base=self.base,
+                loras=self.loras,
+                seed=self.seed,
+                report=screen.report,
+            )
+        screen.scored(scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Show what a style file or a picture holds."""
+
+    file: Annotated[Positional[Path], arg(help="A .safetensors style or a PNG drawn by difflora.")]
+    json: Json = False
+
+    def run(self) -> None:
+        """Call the library and render."""
+        from .. import render
+
+        if self.file.suffix.lower() == ".safetensors":
+            from ..adapters.files import describe
+
+            values = describe(self.file)
+        else:
+            from dataclasses import asdict
+
+            from ..drawing.recipe import read_recipe
+
+            values = asdict(read_recipe(self.file))
+        render.screen(self.json).table(values)

@@ -1,0 +1,94 @@
+"""difflora train and difflora again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+from ..config import TrainConfig
+from .flags import Json, Positional, arg, plain_flags
+
+
+@plain_flags
+@dataclass(frozen=True, kw_only=True)
+class Train(TrainConfig):
+    """Learn a style from a folder of captioned pictures; Ctrl+C pauses, the same command goes on."""
+
+    json: Json = False
+    config: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="TOML file with the same keys; flags beside it win.", help_behavior_hint=""),
+    ] = None
+
+    plan: Annotated[bool, arg(help="Print the plan with its measured minutes and memory, and train nothing.")] = False
+
+    def run(self) -> None:
+        """Call the library and render."""
+        from .. import render
+        from ..training.train import prepare, survey_and_plan, train
+
+        screen = render.screen(self.json)
+        with screen:
+            if self.plan:
+                _, _, plan = survey_and_plan(config_of(self), screen.report)
+                screen.plan(plan, self.name or self.images.resolve().name)
+                return
+            training = prepare(config_of(self), screen.report)
+            screen.plan(training.plan, training.name)
+            result = train(training, screen.report, stop=stop_on_signal())
+        screen.trained(result)
+        if result.file is None:
+            raise SystemExit(130)
+
+
+@plain_flags
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """Repeat the training that made a style file, from what the file says of itself, and compare the two."""
+
+    file: Annotated[Positional[Path], arg(help="A .safetensors style that difflora trained.")]
+    images: Annotated[Path | None, arg(help="Folder with the pictures; looked for unless given.")] = None
+    name: Annotated[str | None, arg(help="Name of the new style; the old one and -again unless given.")] = None
+    out: Annotated[Path, arg(help="Folder for finished styles.")] = Path("loras")
+    runs: Annotated[Path, arg(help="Folder for run folders.")] = Path("runs")
+    json: Json = False
+
+    def run(self) -> None:
+        """Call the library and render."""
+        from .. import render
+        from ..events import Note
+        from ..training.again import compared, prepare_again, read_recipe
+        from ..training.train import train
+
+        screen = render.screen(self.json)
+        with screen:
+            recipe = read_recipe(self.file, images=self.images, name=self.name, out=self.out, runs=self.runs)
+            training = prepare_again(recipe, screen.report)
+            screen.plan(training.plan, training.name)
+            result = train(training, screen.report, stop=stop_on_signal())
+            if result.file is not None:
+                screen.report(Note(compared(self.file, result.file)))
+        screen.trained(result)
+        if result.file is None:
+            raise SystemExit(130)
+
+
+def config_of(command: Train) -> TrainConfig:
+    """The command without what belongs to the command line only."""
+    return TrainConfig(**{f.name: getattr(command, f.name) for f in fields(TrainConfig)})
+
+
+def stop_on_signal():
+    """A function that says whether Ctrl+C was pressed; pressed twice, it stops at once."""
+    pressed = threading.Event()
+
+    def handler(number, frame) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        pressed.set()
+
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+    return pressed.is_set

@@ -1,0 +1,100 @@
+"""A training repeated from what its file says of itself."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ..adapters.files import content_sha256, read_header
+from ..config import TrainConfig, check_name
+from ..errors import RequestError
+from ..events import Note, Report, ignore
+from .train import Training, prepare
+
+# Decided by the plan when it was made; another version, or more pictures, might decide otherwise.
+PLANNED = ("rank", "alpha", "learning_rate", "batch", "steps", "resolution", "ema", "holdout", "preview_every")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a style file says of its training."""
+
+    config: TrainConfig
+    fingerprint: str
+    segments: tuple[tuple[int, int], ...]
+    """(step, new last step) for steps that were added on the way."""
+
+
+def read_recipe(file: Path, *, images: Path | None, name: str | None, out: Path, runs: Path) -> Recipe:
+    """The config that trains this file again; raises DiffloraError when the file or the pictures don't tell enough.
+
+    images: the folder of pictures; looked for in the run of that name and beside the working directory unless given.
+    """
+    known = read_header(file).metadata
+    config = rows_of(file, known, "difflora.config")
+    plan = rows_of(file, known, "difflora.plan") if "difflora.plan" in known else {}
+    kinds = {f.name for f in fields(TrainConfig)}
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key in kinds}
+    values |= {key: plan[key] for key in PLANNED if plan.get(key) is not None}
+    fingerprint = known.get("difflora.data", "")
+    folder = images or find_images(str(config.get("images", "")), file.stem, runs, fingerprint)
+    if folder is None:
+        raise RequestError(
+            f"{file} was learnt from a folder called {config.get('images', '')!r}, which is not here: "
+            "say where it is with --images"
+        )
+    own = check_name(name or f"{file.stem}-again")
+    segments = json.loads(known.get("difflora.segments", "[]"))
+    try:
+        made = TrainConfig(**values | {"images": folder, "name": own, "out": out, "runs": runs})
+        return Recipe(made, fingerprint, tuple((int(at), int(total)) for at, total in segments))
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{file}: its training cannot be read ({error}); train it anew") from None
+
+
+def rows_of(file: Path, known: Mapping[str, str], key: str) -> dict:
+    """A JSON object of the metadata; RequestError without one."""
+    try:
+        values = json.loads(known[key])
+    except (KeyError, ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise RequestError(f"{file} does not say how it was trained: expected a style file that difflora trained")
+    return values
+
+
+def find_images(name: str, style: str, runs: Path, fingerprint: str) -> Path | None:
+    """The folder of the run that used the same pictures, else one of that name here."""
+    for run in (runs / style, *sorted(runs.glob(f"{style}-*"))):
+        try:
+            key = json.loads((run / "key.json").read_text(encoding="utf-8"))
+            config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        folder = Path(str(config.get("images", "")))
+        if key.get("data") == fingerprint and folder.is_dir():
+            return folder
+    return Path(name) if name and Path(name).is_dir() else None
+
+
+def prepare_again(recipe: Recipe, report: Report = ignore) -> Training:
+    """The training of a recipe, with the steps that were added; says when the pictures are not those of the file."""
+    training = prepare(recipe.config, report)
+    if training.fingerprint != recipe.fingerprint:
+        report(Note("the pictures or captions are not those that the file was learnt from: the result will differ"))
+    for at, total in recipe.segments[len(training.run.segments()) :]:
+        training.run.extend(at, total)
+    return training
+
+
+def compared(original: Path, made: Path) -> str:
+    """Whether the numbers of both files are the same, in words."""
+    if content_sha256(original) == content_sha256(made):
+        return f"{made} holds the same numbers as {original}, to the last bit"
+    return (
+        f"{made} differs from {original}: another machine, another number of threads, other pictures or another "
+        "version of difflora or its libraries"
+    )

@@ -1,0 +1,34 @@
+"""A kept checkpoint becomes the style."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..adapters.edits import put_style
+from ..adapters.files import write_atomic
+from ..errors import OutputError, RequestError
+
+
+def kept_steps(folder: Path) -> list[int]:
+    """The steps whose checkpoints a run keeps, in order."""
+    found = (path.stem.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*.safetensors"))
+    return sorted(int(step) for step in found if step.isdecimal())
+
+
+def use_checkpoint(folder: Path, step: int, loras: Path, name: str | None = None) -> Path:
+    """The checkpoint of `step` becomes the run's style: in the library, and beside the run as its finished file.
+
+    A file of that name in the library goes to its trash folder, unless it is the same. Raises RequestError for a step
+    that was not kept, OutputError for a place that cannot be written.
+    """
+    name = name or folder.name
+    file = folder / "checkpoints" / f"step-{step:06}.safetensors"
+    if not file.is_file():
+        steps = ", ".join(map(str, kept_steps(folder))) or "none yet"
+        raise RequestError(f"no checkpoint of step {step} in {folder}: expected one of {steps}")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise OutputError(f"{file} cannot be read ({error.strerror})") from error
+    write_atomic(folder / f"{name}.safetensors", data)
+    return put_style(loras / f"{name}.safetensors", data)
