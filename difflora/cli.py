@@ -10,6 +10,7 @@ from typing import Annotated, Protocol
 from .commands.caption import Caption
 from .commands.draw import Generate, Sheet
 from .commands.flags import cli, subcommand
+from .commands.folder import Check
 from .commands.style import Blend, Inspect, Score
 from .commands.train import Again, Train
 from .commands.ui import Ui
@@ -33,6 +34,7 @@ Commands = (
     | Annotated[Score, subcommand("score")]
     | Annotated[Inspect, subcommand("inspect")]
     | Annotated[Caption, subcommand("caption")]
+    | Annotated[Check, subcommand("check")]
     | Annotated[Ui, subcommand("ui")]
 )
 

@@ -16,6 +16,7 @@ from . import events
 if TYPE_CHECKING:
     from .drawing.recipe import Recipe
     from .drawing.strip import Cell
+    from .training.doctor import Checkup
     from .training.plan import Plan
     from .training.score import Scores
     from .training.train import Result, Training
@@ -66,6 +67,13 @@ class Script:
     def scored(self, scores: Scores) -> None:
         """Print the scores."""
         self.line({"event": "scores"} | scores.row())
+
+    def checked(self, checkup: Checkup) -> None:
+        """Print a line for each picture, and one for the folder."""
+        row = checkup.row()
+        for verdict in row.pop("verdicts"):
+            self.line({"event": "verdict"} | verdict)
+        self.line({"event": "checkup"} | row)
 
     def table(self, values: Mapping) -> None:
         """Print what a file holds."""
@@ -150,6 +158,21 @@ class Person:
     def scored(self, scores: Scores) -> None:
         """Show the scores with what they mean."""
         self.table(scores.words())
+
+    def checked(self, checkup: Checkup) -> None:
+        """Show what deserves a look, the worst first, and what is said of the folder."""
+        from rich.text import Text
+
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for verdict in checkup.worst_first():
+            if verdict.kind != "keep":
+                said = verdict.kind + (" (left out already)" if verdict.excluded else "")
+                table.add_row(f"[bold]{said}[/bold]", Text(ascii(verdict.path)[1:-1]), Text(verdict.reason))
+        self.console.print(table)
+        for note in checkup.notes:
+            self.console.print(Text(note))
+        counts = ", ".join(f"{kind} {checkup.count(kind)}" for kind in ("keep", "look", "exclude"))
+        self.console.print(Text(f"{checkup.folder}: {len(checkup.verdicts)} pictures: {counts}"))
 
     def table(self, values: Mapping) -> None:
         """Two columns."""

@@ -17,12 +17,15 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from difflora.adapters.adapter import Adapter, Factors, Info
 from difflora.models.family import EMBEDDED
 from difflora.models.sd import StableDiffusion
+from difflora.training import judge
 
 # The studio's fixtures stand in a room of their own.
 pytest_plugins = ["browser"]
 WIDTH = 32
 # Toy models are too small to share out; bit-for-bit claims hold for a fixed number of threads.
 torch.set_num_threads(1)
+# Checkpoints are judged by fewer and rougher pictures than a person's: the claims are the same.
+judge.PROMPTS, judge.DRAW_STEPS = 4, 2
 
 
 def random_model(prediction: str = "v_prediction", seed: int = 0) -> StableDiffusion:

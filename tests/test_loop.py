@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import random_model
 
 from difflora.adapters.adapter import Adapter
 from difflora.adapters.files import content_sha256, load_adapter
@@ -367,3 +368,21 @@ def test_a_file_that_tells_nothing_of_its_training_is_refused(config, model, tmp
     moved.write_bytes(file.read_bytes())
     with pytest.raises(RequestError, match="--images"):
         read_recipe(moved, images=None, name=None, out=tmp_path, runs=tmp_path / "none")
+
+
+def test_an_autoencoder_that_overflows_in_half_precision_is_used_in_float32_instead_of_drawing_black():
+    model = random_model()
+    with torch.no_grad():
+        model.vae.decoder.conv_in.weight.mul_(1e4)
+    latents = 1000 * torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    wanted = model.decode(latents)
+    model.vae.half()
+    found = model.decode(latents)
+    assert model.vae.dtype == torch.float32
+    assert torch.isfinite(found).all()
+    assert (found - wanted).abs().max() < 0.05
+
+
+def test_pictures_that_come_out_blank_are_told_of(config, model, monkeypatch):
+    monkeypatch.setattr(StableDiffusion, "draw", lambda self, prompts, *a, **k: torch.zeros(len(prompts), 3, 32, 32))
+    assert "the pictures after step 3 are blank" in notes(run(config, model))

@@ -17,9 +17,9 @@ class Check:
     folder: Annotated[Positional[Path], arg(help="Folder of pictures and captions; nothing in it is changed.")]
     trigger: Annotated[str | None, arg(help="Trigger word the style is to be learnt with.")] = None
     base: Annotated[str, arg(help="Model to learn on: tiny (embedded), a diffusers folder, or a hub id.")] = "tiny"
-    resolution: Annotated[int | None, arg(help="Pixels of the shorter side at learning; the base's own unless given.")] = (
-        None
-    )
+    resolution: Annotated[
+        int | None, arg(help="Pixels of the shorter side at learning; the base's own unless given.")
+    ] = None
     fix: Annotated[bool, arg(help="Write what should be left out into excluded.txt, which training heeds.")] = False
     report: Annotated[Path | None, arg(help="HTML file to write, with the pictures in it.")] = None
     json: Json = False
@@ -35,9 +35,7 @@ class Check:
         screen = render.screen(self.json)
         with screen:
             model = open_model(self.base)
-            checkup = check(
-                self.folder, trigger=self.trigger, model=model, side=self.resolution, report=screen.report
-            )
+            checkup = check(self.folder, trigger=self.trigger, model=model, side=self.resolution, report=screen.report)
             if self.report is not None:
                 screen.report(Saved(write_report(checkup, self.report, screen.report)))
             if self.fix:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MOST_BACK = 5.0
+
 
 def noised(clean: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
     """x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) noise; clean and noise (B, …), alphas (B,) in 0..1."""
@@ -30,12 +32,15 @@ def per_picture(predicted: Tensor, wanted: Tensor) -> Tensor:
 def weighted(features: Tensor, weights: Tensor) -> Tensor:
     """Text features (B, T, D) times token weights (B, T), the mean of each row put back.
 
-    As A1111's prompt emphasis does (modules/sd_emphasis.py, "Original"); rows of weight 1 stay as they are.
+    As A1111's prompt emphasis does (modules/sd_emphasis.py, "Original"); rows of weight 1 stay as they are, and where
+    the mean says nothing, as with features around 0, it is not put back ("No norm" there).
     """
     scaled = features * weights[..., None].to(features)
-    back = features.mean((1, 2), keepdim=True) / scaled.mean((1, 2), keepdim=True)
+    before, after = features.mean((1, 2), keepdim=True), scaled.mean((1, 2), keepdim=True)
+    back = before / torch.where(after == 0, 1, after)
+    sound = (back > 1 / MOST_BACK) & (back < MOST_BACK)
     plain = (weights == 1).all(1).view(-1, 1, 1)
-    return torch.where(plain, features, scaled * back)
+    return torch.where(plain, features, scaled * torch.where(sound, back, 1))
 
 
 def _halves(alphas: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

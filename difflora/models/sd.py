@@ -51,12 +51,17 @@ class StableDiffusion:
     @property
     def device(self) -> torch.device:
         """Where the UNet is."""
-        return self.parts["unet"].device
+        return self._first.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The UNet's precision."""
-        return self.parts["unet"].dtype
+        return self._first.dtype
+
+    @property
+    def _first(self) -> Tensor:
+        # diffusers asks all parameters, which takes longer than a small network's answer.
+        return next(self.parts["unet"].parameters())
 
     @property
     def recommended(self) -> Recommended:
@@ -131,10 +136,10 @@ class StableDiffusion:
         return {"input_ids": ids.to(self.device)}
 
     def token_weights(self, text: str, spans: Sequence[tuple[int, int, float]]) -> Tensor:
-        """(tokens,) how much each token of `text` counts: the weight of the (start, end, weight) it begins in, else 1."""
-        found = self.tokenizer(text, padding="max_length", truncation=True, return_offsets_mapping=True)["offset_mapping"]
-        weights = torch.ones(len(found))
-        for place, (start, end) in enumerate(found):
+        """(tokens,) how much each token of `text` counts: the weight of the (start, end, weight) it is in, else 1."""
+        told = self.tokenizer(text, padding="max_length", truncation=True, return_offsets_mapping=True)
+        weights = torch.ones(len(told["offset_mapping"]))
+        for place, (start, end) in enumerate(told["offset_mapping"]):
             for first, last, weight in spans:
                 if end > start and first <= start < last:
                     weights[place] = weight

@@ -12,26 +12,24 @@ LONGEST = 3.0
 
 
 def bucket_of(size: Size, side: int, unit: int) -> Size:
-    """The (width, height) in pixels at which a picture of `size` is learnt: multiples of `unit`, about side² in area.
+    """The (width, height) in pixels at which a picture of `size` is learnt: multiples of `unit`, up to side² in area.
 
     The shape is kept as far as the units allow, up to 1:3; a picture too small for that area gets the largest size that
     it fills, and one below a unit is the only kind that is enlarged.
     """
-    width, height = size
-    fitting = [bucket for bucket in _sizes(side, unit) if bucket[0] <= width and bucket[1] <= height]
-    if not fitting:
-        # Too small on one side at least for every size of the full area.
-        fitting = [(min(side, max(unit, width // unit * unit)), min(side, max(unit, height // unit * unit)))]
-    return min(fitting, key=lambda bucket: (_apart(bucket, size), -bucket[0] * bucket[1]))
+    width, height = (max(unit, own // unit * unit) for own in size)
+    upright = _sizes(width, height, side, unit)
+    lying = [(wide, high) for high, wide in _sizes(height, width, side, unit)]
+    return min(upright + lying, key=lambda bucket: (_apart(bucket, size), -bucket[0] * bucket[1]))
 
 
-def _sizes(side: int, unit: int) -> list[Size]:
-    """Every size of about the area: for each width the height that fills it best."""
+def _sizes(width: int, height: int, side: int, unit: int) -> list[Size]:
+    """For each width up to `width` the largest height within `height`, the area and the longest shape."""
     found = []
-    for width in range(unit, int(side * LONGEST**0.5) + unit, unit):
-        height = max(unit, int(side * side / width) // unit * unit)
-        if max(width, height) <= LONGEST * min(width, height):
-            found.append((width, height))
+    for wide in range(unit, min(width, int(side * LONGEST**0.5)) + 1, unit):
+        high = min(height, side * side // wide // unit * unit, int(LONGEST * wide))
+        if wide <= LONGEST * high:
+            found.append((wide, high))
     return found
 
 

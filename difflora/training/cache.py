@@ -19,7 +19,7 @@ from .buckets import Size, bucket_of, fit
 from .data import StyleDataset
 from .reading import open_file, shown
 from .store import Store
-from .wording import variants, words
+from .wording import features, tokens, variants
 
 CHUNK = 16
 DEVICE_SHARE = 0.25
@@ -52,8 +52,10 @@ class Encoded:
     """(h, w) of latents that are shown of each picture."""
     texts: dict[str, Tensor]
     """Conditioning of all wordings, leading axis their number."""
-    wordings: list[range]
-    """Which wordings are each picture's; the first is its first caption."""
+    wordings: list[tuple[int, ...]]
+    """Which of them each picture is shown with by chance."""
+    firsts: list[int]
+    """Which one is each picture's first caption as it stands."""
     empty: dict[str, Tensor]
     """Conditioning of the empty caption, leading axis 1."""
     repeats: list[int]
@@ -90,7 +92,7 @@ class Encoded:
             (high, wide), (h, w) = self.latents[row].shape[2:], self.windows[row]
             top, left = (high - h) // 2, (wide - w) // 2
             shown.append(self.latents[row][int(mirrored), :, top : top + h, left : left + w])
-            texts.append(self.wordings[row].start)
+            texts.append(self.firsts[row])
         return self.grouped(shown, texts, [False] * len(shown))
 
     def grouped(self, shown: Sequence[Tensor], texts: Sequence[int], dropped: Sequence[bool]) -> list[Group]:
@@ -110,7 +112,7 @@ class Encoded:
         return groups
 
 
-def pick(choices: range, rng: torch.Generator) -> int:
+def pick(choices: Sequence[int], rng: torch.Generator) -> int:
     """One of them by chance; no number is drawn where there is no choice."""
     return choices[int(torch.randint(len(choices), (1,), generator=rng)) if len(choices) > 1 else 0]
 
@@ -139,19 +141,26 @@ def encode(
     """
     store = Store(folder, model) if folder is not None else None
     latents, windows = encode_pictures(model, data, px, config, mirrored or config.flip, store, report)
-    wordings, ranges = [], []
-    for item in data.items:
-        own = variants(item, config)
-        ranges.append(range(len(wordings), len(wordings) + len(own)))
-        wordings += own
-    texts = encode_texts(model, [*wordings, ""], config.text_encoder, store)
-    empty = {key: value[-1:] for key, value in texts.items()}
-    texts = {key: value[:-1] for key, value in texts.items()}
+    own = [variants(item, config) for item in data.items]
+    every = ["", *(text for item, some in zip(data.items, own, strict=True) for text in (item.caption, *some))]
+    places = {text: place for place, text in enumerate(dict.fromkeys(every))}
+    texts = encode_texts(model, list(places), config.text_encoder, store, report)
+    if store is not None:
+        store.tidy()
     if fits(model.device, [*latents, *texts.values()]):
         latents = [value.to(model.device) for value in latents]
-        texts, empty = ({key: value.to(model.device) for key, value in some.items()} for some in (texts, empty))
-    repeats = [item.repeats for item in data.items]
-    return Encoded(latents, windows, texts, ranges, empty, repeats, model.device, config.flip)
+        texts = {key: value.to(model.device) for key, value in texts.items()}
+    return Encoded(
+        latents,
+        windows,
+        texts,
+        wordings=[tuple(places[text] for text in some) for some in own],
+        firsts=[places[item.caption] for item in data.items],
+        empty={key: value[:1] for key, value in texts.items()},
+        repeats=[item.repeats for item in data.items],
+        device=model.device,
+        flip=config.flip,
+    )
 
 
 def fits(device: torch.device, tensors: Sequence[Tensor]) -> bool:
@@ -171,41 +180,17 @@ def encode_pictures(
     store: Store | None,
     report: Report,
 ) -> tuple[list[Tensor], list[Size]]:
-    """(latents, window) of each picture; those in the store are not encoded again."""
-    found: list[Tensor | None] = [None] * len(data)
-    windows: list[Size] = []
-    waiting: dict[Size, list[tuple[int, Image.Image, str]]] = {}
-    done = 0
-
-    def flush(size: Size) -> None:
-        nonlocal done
-        part = waiting.pop(size, [])
-        names = [shown(data.items[row].path) for row, _, _ in part]
-        for (row, _, key), latents in zip(
-            part, to_latents(model, [p for _, p, _ in part], names, mirrored, report), strict=True
-        ):
-            found[row] = latents
-            if store is not None:
-                store.put(key, {"latents": latents})
-        done += len(part)
-        report(Progress("encoding pictures", done, len(data)))
-
-    for row, item in enumerate(data.items):
-        picture, _ = data[row]
+    """(latents, window) of each picture."""
+    latents, windows = [], []
+    for done, item in enumerate(data.items, 1):
+        picture, _ = data[done - 1]
         bucket = bucket_of(picture.size, px, model.unit)
         windows.append((bucket[1] // model.factor, bucket[0] // model.factor))
         size = roomy(picture.size, bucket, config.crops, model.factor)
-        key = store.key_of(content(item.path), size, mirrored) if store is not None else ""
-        if store is not None and (kept := store.get(key)) is not None:
-            found[row], done = kept["latents"], done + 1
-            report(Progress("encoding pictures", done, len(data)))
-            continue
-        waiting.setdefault(size, []).append((row, fit(picture, size), key))
-        if len(waiting[size]) == CHUNK:
-            flush(size)
-    for size in list(waiting):
-        flush(size)
-    return [value for value in found if value is not None], windows
+        sides = (False, True) if mirrored else (False,)
+        latents.append(torch.cat([picture_latents(model, item.path, picture, size, s, store, report) for s in sides]))
+        report(Progress("encoding pictures", done, len(data)))
+    return latents, windows
 
 
 def roomy(picture: Size, bucket: Size, crops: float, cell: int) -> Size:
@@ -221,43 +206,59 @@ def roomy(picture: Size, bucket: Size, crops: float, cell: int) -> Size:
     return sides[0], sides[1]
 
 
-def content(path: Path) -> bytes:
-    """The picture file's bytes."""
+def picture_latents(
+    model: BaseModel, path: Path, picture: Image.Image, size: Size, mirrored: bool, store: Store | None, report: Report
+) -> Tensor:
+    """Latents (1, C, h, w) on the CPU, from the store where they are there."""
+    if store is None:
+        return to_latents(model, fit(picture, size), mirrored, shown(path), report)
     with open_file(path, shown(path)) as file:
-        return file.read()
+        content = file.read()
+    kept = store.get(store.key_of_picture(content, size, mirrored))
+    if kept is not None:
+        return kept["latents"]
+    latents = to_latents(model, fit(picture, size), mirrored, shown(path), report)
+    # Asked for again: the autoencoder may have gone to float32.
+    store.put(store.key_of_picture(content, size, mirrored), {"latents": latents})
+    return latents
 
 
-def to_latents(
-    model: BaseModel, pictures: Sequence[Image.Image], names: Sequence[str], mirrored: bool, report: Report
-) -> list[Tensor]:
-    """Latents (1 or 2, C, h, w) of each picture of one size, as it is and mirrored, on the CPU."""
-    pixels = as_pixels(pictures)
-    sides = [pixels, pixels.flip(-1)] if mirrored else [pixels]
-    latents = torch.stack([model.encode_images(side) for side in sides], dim=1)
+def to_latents(model: BaseModel, picture: Image.Image, mirrored: bool, name: str, report: Report) -> Tensor:
+    """Latents (1, C, h, w) of one picture on the CPU; ImageFolderError when they are no numbers."""
+    pixels = as_pixels([picture])
+    if mirrored:
+        pixels = pixels.flip(-1)
+    # One at a time: in a batch the last bits depend on what else is in it, and so on what the store still has.
+    latents = model.encode_images(pixels)
     if not torch.isfinite(latents).all() and model.vae.dtype != torch.float32:
         report(Note(f"the autoencoder makes no numbers in {model.vae.dtype}; it works in float32 from now on"))
         model.vae.float()
-        latents = torch.stack([model.encode_images(side) for side in sides], dim=1)
-    for name, one in zip(names, latents, strict=True):
-        if not torch.isfinite(one).all():
-            raise ImageFolderError(
-                f"{name}: the base's autoencoder makes no numbers of it: expected finite ones; leave it out, or give "
-                "another --base"
-            )
-    return [one.cpu().clone() for one in latents]
+        latents = model.encode_images(pixels)
+    if not torch.isfinite(latents).all():
+        raise ImageFolderError(
+            f"{name}: found numbers that are not finite where the base's autoencoder encodes it: expected finite ones; "
+            "leave it out, or give another --base"
+        )
+    return latents.cpu().clone()
 
 
-def encode_texts(model: BaseModel, captions: Sequence[str], learning: bool, store: Store | None) -> dict[str, Tensor]:
-    """Conditioning of all captions, (N, …), on the CPU; features come from the store where they are there."""
-    if learning or store is None:
-        return {key: value.cpu() for key, value in words(model, captions, learning=learning).items()}
-    missing = list(dict.fromkeys(text for text in captions if store.get(store.key_of_text(text)) is None))
+def encode_texts(
+    model: BaseModel, captions: Sequence[str], learning: bool, store: Store | None, report: Report
+) -> dict[str, Tensor]:
+    """Conditioning of all captions, (N, …), on the CPU: token ids where the text encoder learns, else features."""
+    if learning:
+        return {key: value.cpu() for key, value in tokens(model, captions).items()}
+    keys = [store.key_of_words(tokens(model, [text])) if store is not None else "" for text in captions]
+    found = [store.get(key) if store is not None else None for key in keys]
+    missing = [place for place, kept in enumerate(found) if kept is None]
     for start in range(0, len(missing), CHUNK):
         part = missing[start : start + CHUNK]
-        made = words(model, part, learning=False)
-        for i, text in enumerate(part):
-            store.put(store.key_of_text(text), {key: value[i : i + 1].cpu() for key, value in made.items()})
-    rows = [store.get(store.key_of_text(text)) for text in captions]
-    if any(row is None for row in rows):  # a disk that keeps nothing
-        return {key: value.cpu() for key, value in words(model, captions, learning=False).items()}
-    return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+        # Always as many: in a smaller batch the last bits may differ.
+        texts = [captions[part[min(i, len(part) - 1)]] for i in range(CHUNK)]
+        made = features(model, texts)
+        for i, place in enumerate(part):
+            found[place] = {key: value[i : i + 1].cpu().clone() for key, value in made.items()}
+            if store is not None:
+                store.put(keys[place], found[place])
+        report(Progress("encoding captions", start + len(part), len(missing)))
+    return {key: torch.cat([row[key] for row in found]) for key in found[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -111,13 +112,10 @@ def check(
     if not paths:
         bad(shown(folder), "no pictures", f"{', '.join(ENDINGS)} files; name another folder")
     texts, named = _captions(folder, files, paths, notes)
-    sights = []
-    for sight in look_at([folder / path for path in paths]):
-        sights.append(sight)
-        report(Progress("looking closely", len(sights), len(paths)))
+    sights = _look([folder / path for path in paths], report)
     out = read_excluded(folder)
     names = [path.as_posix() for path in paths]
-    found, groups = judge(sights, [name in out for name in names], side, model)
+    found, groups = judge(names, sights, [name in out for name in names], side, model)
     captions_noted = faults.judge_captions(found, texts, named, trigger)
     verdicts = tuple(
         _verdict(name, sight, own, text, name in out)
@@ -133,10 +131,11 @@ def brief(dataset: StyleDataset, report: Report = ignore) -> None:
 
     Nothing is opened but the pictures, and those looked at before are remembered.
     """
-    sights = list(look_at([item.path for item in dataset.items]))
-    found, _ = judge(sights, [False] * len(sights), None, None)
+    names = [item.path.name for item in dataset.items]
+    sights = _look([item.path for item in dataset.items], report)
+    found, _ = judge(names, sights, [False] * len(sights), None, None)
     for own, item in zip(found, dataset.items, strict=True):
-        if words := wordcheck.style_words(item.caption):
+        if words := wordcheck.style_words(" | ".join(item.captions)):
             own.append(faults.styled(words))
     counts = Counter(fault.name for own in found for fault in own)
     if counts:
@@ -156,44 +155,59 @@ def fix(checkup: Checkup) -> int:
     return exclude(checkup.folder, chosen) if chosen else 0
 
 
+def _look(paths: Sequence[Path], report: Report) -> list[Sight]:
+    sights = []
+    for sight in look_at(paths):
+        sights.append(sight)
+        report(Progress("looking closely", len(sights), len(paths)))
+    return sights
+
+
 def judge(
-    sights: Sequence[Sight], out: Sequence[bool], side: int | None, model: BaseModel | None
+    names: Sequence[str], sights: Sequence[Sight], out: Sequence[bool], side: int | None, model: BaseModel | None
 ) -> tuple[list[list[Fault]], list[list[int]]]:
     """(faults of each picture, groups of those that show the same, the best first); `out`: already left out."""
     seen = [i for i, sight in enumerate(sights) if not sight.problem]
     good = [sights[i] for i in seen]
     usual = faults.usual_edge([sights[i] for i in seen if not out[i]])
+    traces = median([sight.blocks for sight in good] or [0.0])
     found = [faults.unreadable(sight) if sight.problem else [] for sight in sights]
     together = zip(seen, faults.marked(good), _unlike(good, model), strict=True)
     for i, marks, strange in together:
         sight = sights[i]
-        own = [faults.blank(sight), faults.tiny(sight, side), faults.soft(sight, usual, side), faults.compressed(sight)]
-        for more in (*own, faults.framed(sight), marks, strange):
+        poor, frame = faults.compressed(sight, traces), faults.framed(sight)
+        soft = faults.soft(sight, usual, side, bool(poor))
+        # Blur or a frame alone makes a picture unlike the rest.
+        odd = [] if frame or soft else strange
+        for more in (faults.blank(sight), faults.tiny(sight, side), soft, poor, frame, marks, odd):
             found[i].extend(more)
     pairs = twins([s.hashes for s in good], [s.thumb for s in good], [s.width / s.height for s in good])
     groups = []
     for group, mirrored in grouped([(seen[i], seen[j], m) for i, j, m in pairs]):
-        best = min(group, key=lambda i: (out[i], _badness(found[i]), -sights[i].side, -sights[i].bytes, i))
+        best = min(group, key=lambda i: (out[i], i in mirrored, *_badness(found[i], sights[i]), i))
         rest = [i for i in group if i != best]
         groups.append([best, *rest])
         for i in rest:
-            found[i].insert(0, _twin(best, i, mirrored))
+            found[i].insert(0, _twin(names[best], i in mirrored or best in mirrored))
     return found, groups
 
 
-def _twin(best: int, i: int, mirrored: bool) -> Fault:
-    """The fault of a picture that another one shows better; its name is filled in when verdicts are made."""
-    text = "shows a better one in the mirror" if mirrored else "shows the same as another that is better or as good"
-    return Fault("twin", text, best, "look" if mirrored else "exclude")
+def _twin(best: str, mirrored: bool) -> Fault:
+    """The fault of a picture that another one shows as well or better."""
+    if mirrored:
+        return Fault("twin", f"shows {shown(Path(best))} in the mirror: is it meant?")
+    return Fault("twin", f"shows the same as {shown(Path(best))}, which is better or as good", kind="exclude")
 
 
-def _badness(found: Sequence[Fault]) -> tuple[int, int]:
-    return sum(fault.kind == "exclude" for fault in found), len(found)
+def _badness(found: Sequence[Fault], sight: Sight) -> tuple[float, ...]:
+    """What decides between twins: faults, size (a tenth more counts), then whether it went through JPEG."""
+    worst = sum(fault.kind == "exclude" for fault in found)
+    return worst, len(found), -round(math.log(sight.side, 1.1)), sight.quality is not None, -sight.bytes
 
 
 def _unlike(sights: Sequence[Sight], model: BaseModel | None) -> list[list[Fault]]:
     """Pictures far from the middle of the folder in the features of the base's autoencoder."""
-    if model is None or len(sights) < 8:
+    if model is None or len(sights) < 16:
         return [[] for _ in sights]
     known = FEATURES.setdefault(model, WeakKeyDictionary())
     for sight in sights:
@@ -204,11 +218,7 @@ def _unlike(sights: Sequence[Sight], model: BaseModel | None) -> list[list[Fault
             known[sight] = style_features(model.vae, as_pixels([small.resize((side, side), Image.Resampling.LANCZOS)]))[
                 0
             ]
-    features = torch.stack([known[sight] for sight in sights])
-    off = features - features.median(0).values
-    spread = 1.4826 * off.abs().median(0).values
-    scaled = (off / spread.clamp_min(1e-3 * features.abs().mean(0).clamp_min(1e-6))).clamp(-8, 8)
-    return faults.unlike(scaled.square().mean(1).sqrt().tolist())
+    return faults.unlike(torch.stack([known[sight] for sight in sights]).numpy())
 
 
 def _captions(

@@ -24,11 +24,11 @@ ENOUGH, TOO_FEW = 2.0, 0.6
 """Of the training size: detail with which nothing is lost, and with which too much is."""
 POOR, RUINED = 50, 25
 """JPEG qualities below which compression shows, and spoils."""
-TRACE = 0.4
+TRACE = 0.3
 RHYTHM = 6.0
 BLANK = 6.0
-OUTLYING, FARTHER = 6.0, 1.6
-"""From which on a picture is unlike the rest: in deviations from the median distance, and of the median itself."""
+OUTLYING, HALVINGS, ENOUGH_PICTURES = 5.0, 8, 40
+"""Deviations from the folder's median from which on a picture is unlike the rest, and how that is measured."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,14 @@ def tiny(sight: Sight, side: int | None) -> list[Fault]:
     return [Fault("tiny", what, sight.side, kind)]
 
 
-def soft(sight: Sight, usual: float, side: int | None) -> list[Fault]:
-    """Blurred, or enlarged from a smaller one; usual: the median edge width of the folder."""
+def soft(sight: Sight, usual: float, side: int | None, squeezed: bool) -> list[Fault]:
+    """Blurred, or enlarged from a smaller one; usual: the folder's median edge width; squeezed: a poor JPEG."""
     if sight.repeated > 1:
         width, smooth = float(sight.repeated), False
     else:
         width, smooth = sight.edge / CRISP, True
-        if sight.edge < max(SOFT, SOFTER * usual):
+        # What strong compression softens is named by that.
+        if sight.edge < max(SOFT, SOFTER * usual) * (1.5 if squeezed else 1):
             return []
     detail = round(sight.side / width)
     if side is not None and detail >= ENOUGH * side:
@@ -91,8 +92,8 @@ def soft(sight: Sight, usual: float, side: int | None) -> list[Fault]:
     ]
 
 
-def compressed(sight: Sight) -> list[Fault]:
-    """What JPEG took away."""
+def compressed(sight: Sight, usual: float) -> list[Fault]:
+    """What JPEG took away; usual: the median trace of blocks in the folder."""
     if sight.quality is not None and sight.quality < POOR:
         kind: Kind = "exclude" if sight.quality < RUINED else "look"
         return [
@@ -103,7 +104,7 @@ def compressed(sight: Sight) -> list[Fault]:
                 kind,
             )
         ]
-    if sight.blocks > TRACE:
+    if sight.blocks > max(TRACE, usual + 0.2):
         return [
             Fault("compressed", "shows the blocks of a poor JPEG, though it was saved anew", round(sight.blocks, 2))
         ]
@@ -118,14 +119,38 @@ def framed(sight: Sight) -> list[Fault]:
     return [Fault("frame", f"has a plain frame ({sides} px left / top / right / bottom): cut it off", max(sight.frame))]
 
 
-def unlike(distances: Sequence[float]) -> list[list[Fault]]:
-    """For each picture whether it is unlike the rest; distances: of its features from the folder's middle."""
-    found = np.array(distances)
-    middle = np.median(found)
-    spread = 1.4826 * np.median(np.abs(found - middle))
-    limit = max(middle + OUTLYING * spread, FARTHER * middle)
+def unlike(features: np.ndarray) -> list[list[Fault]]:
+    """For each row of features (N, D) whether it lies farther than the rest from the ways in which the rows differ.
+
+    Each row is measured (Mahalanobis, with a ridge) against halves of the rows that it is not in, as it would otherwise
+    help to describe itself; the middle of several halvings counts, in deviations from the folder's median.
+    """
+    off = features - np.median(features, axis=0)
+    floor = 1e-3 * np.abs(features).mean(0) + 1e-9
+    rows = np.clip(off / np.maximum(1.4826 * np.median(np.abs(off), axis=0), floor), -8, 8)
+    rng, found = np.random.default_rng(0), np.zeros((HALVINGS, len(rows)))
+    for turn in found:
+        order = rng.permutation(len(rows))
+        for own, others in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+            turn[own] = _apart(rows[own], rows[others])
+    apart = np.median(found, axis=0)
+    middle = np.median(apart)
+    far = (apart - middle) / (1.4826 * np.median(np.abs(apart - middle)) + 1e-9)
     text = "is unlike the rest in colours and strokes: is it of the same hand?"
-    return [[Fault("unlike", text, round(float(d / middle), 2))] if d > limit else [] for d in found]
+    # The spread of few pictures is not known well.
+    limit = OUTLYING * max(1.0, ENOUGH_PICTURES / len(rows))
+    return [[Fault("unlike", text, round(float(value), 1))] if value > limit else [] for value in far]
+
+
+def _apart(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Distances of rows from others, the farthest tenth of which is not heeded."""
+    middle = np.median(others, axis=0)
+    sizes = ((others - middle) ** 2).sum(1)
+    _, values, ways = np.linalg.svd(others[sizes <= np.quantile(sizes, 0.9)] - middle, full_matrices=False)
+    spread, along = values**2 / len(others), (rows - middle) @ ways.T
+    ridge = 0.1 * spread.mean() + 1e-9
+    rest = np.maximum(((rows - middle) ** 2).sum(1) - (along**2).sum(1), 0)
+    return np.sqrt((along**2 / (spread + ridge)).sum(1) + rest / ridge)
 
 
 def marked(sights: Sequence[Sight]) -> list[list[Fault]]:

@@ -79,9 +79,13 @@ def signature_in(corner: np.ndarray, right: bool, bottom: bool) -> float:
         return 0.0
     rows, columns = np.nonzero(own)
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
-    turns = np.abs(np.diff(own[rows.min() : rows.max() + 1].astype(np.int8), axis=1)).sum(1).max()
-    written = width >= 2.2 * height and height >= 4 and turns >= 8 and own.sum() < 0.62 * height * width
+    written = width >= 2.2 * height and height >= 4 and _turns(own) >= 8 and own.sum() < 0.62 * height * width
     return float(own.mean()) if written and height < 0.75 * len(own) and width < 0.95 * own.shape[1] else 0.0
+
+
+def _turns(own: np.ndarray) -> int:
+    """How often a row changes between drawn and not drawn, at most: letters change often, a shadow or a star twice."""
+    return int(np.abs(np.diff(own.astype(np.int8), axis=1)).sum(1).max())
 
 
 def patch_of(corner: np.ndarray, right: bool, bottom: bool) -> np.ndarray:
@@ -89,12 +93,13 @@ def patch_of(corner: np.ndarray, right: bool, bottom: bool) -> np.ndarray:
     own = strokes_of(corner, right, bottom)
     grey = np.asarray(Image.fromarray(corner).convert("L"), np.float32)
     if own is not None:
-        if not own.any():
+        if _turns(own) < 6:
             return np.zeros(PATCH[0] * PATCH[1], np.float32)
         grey = np.where(ndimage.binary_dilation(own, iterations=2), grey, np.median(grey))
     small = np.asarray(Image.fromarray(grey).resize(PATCH[::-1], Image.Resampling.BOX))
     lines = np.minimum(np.hypot(*np.gradient(small)), 40)
-    if (lines > 6).mean() < 0.02:
+    # On busy ground too, letters change more often along a line than the edge of a shape does.
+    if (lines > 6).mean() < 0.02 or _turns(lines > 10) < (6 if own is not None else 10):
         return np.zeros(lines.size, np.float32)
     flat = (lines - lines.mean()).ravel()
     return flat / (np.linalg.norm(flat) + 1e-6)

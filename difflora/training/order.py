@@ -37,7 +37,7 @@ class Schedule:
         if not self.mixed:
             return [self.pictures[place] for place in self.places(step, 1)]
         window, index = divmod(step, WINDOW)
-        return _sorted(tuple(self.places(window * WINDOW, WINDOW)), self)[index]
+        return _window(self, window)[index]
 
     def places(self, step: int, steps: int) -> list[int]:
         """The shuffled places of some steps."""
@@ -45,10 +45,10 @@ class Schedule:
 
 
 @lru_cache(maxsize=8)
-def _sorted(places: tuple[int, ...], schedule: Schedule) -> tuple[list[int], ...]:
+def _window(schedule: Schedule, window: int) -> tuple[list[int], ...]:
     """The batches of one window: of one size each, then what is left over, in shuffled order."""
     by_size: dict[tuple[int, int], list[int]] = {}
-    for place in places:
+    for place in schedule.places(window * WINDOW, WINDOW):
         row = schedule.pictures[place]
         by_size.setdefault(schedule.sizes[row], []).append(row)
     batches, left = [], []
@@ -57,5 +57,5 @@ def _sorted(places: tuple[int, ...], schedule: Schedule) -> tuple[list[int], ...
         batches += [rows[start : start + schedule.batch] for start in range(0, whole, schedule.batch)]
         left += rows[whole:]
     batches += [left[start : start + schedule.batch] for start in range(0, len(left), schedule.batch)]
-    rng = torch.Generator().manual_seed(schedule.seed * 1_299_709 + sum(places[:2]))
+    rng = torch.Generator().manual_seed(schedule.seed * 1_299_709 + window)
     return tuple(batches[i] for i in torch.randperm(len(batches), generator=rng))

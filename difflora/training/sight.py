@@ -23,6 +23,7 @@ from .twins import hashes_of, thumb_of
 SHARP_AT = 1024
 """Shorter side in px above which sharpness is measured on a smaller copy: no base sees more."""
 SMALL = 192
+CLEAR = 2.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,17 +94,19 @@ def measure(picture: Image.Image, quality: int | None, size: int) -> Sight:
     if scale > 1:
         smaller = picture.convert("L").resize([round(n / scale) for n in picture.size], Image.Resampling.BOX)
         copy = np.asarray(smaller, np.float32)
+    edge = edge_width(copy) * max(scale, 1)
     darkest, lightest = np.percentile(copy[::2, ::2], (1, 99))
     return Sight(
         width=picture.width,
         height=picture.height,
         bytes=size,
         contrast=float(lightest - darkest),
-        edge=edge_width(copy) * max(scale, 1),
+        edge=edge,
         repeated=pixel_size(grey),
         rhythm=rhythm(copy),
         quality=quality,
-        blocks=block_trace(grey) if quality is None or quality > 60 else 0.0,
+        # A soft picture has no fine waves on any grid.
+        blocks=block_trace(grey) if edge < CLEAR * max(scale, 1) and (quality is None or quality >= 90) else 0.0,
         frame=frame,
         written=tuple(signature_in(corner, i % 2 == 1, i > 1) for i, corner in enumerate(corners)),
         patches=tuple(patch_of(corner, i % 2 == 1, i > 1) for i, corner in enumerate(corners)),

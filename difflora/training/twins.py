@@ -66,26 +66,42 @@ def same(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether one of two thumbnails shows what the other shows, or a part of it that lacks a little at the edges."""
     if np.abs(first.mean((0, 1)) - second.mean((0, 1))).max() > 24:
         return False
-    return any(_differ(*pair) for pair in ((first, second), (second, first)))
+    return any(_found_in(*pair) for pair in ((first, second), (second, first)))
 
 
-def _differ(whole: np.ndarray, part: np.ndarray) -> bool:
-    """Whether `part` is found in `whole`: as it is, or with up to a sixth of the width cut away."""
-    picture, wanted = Image.fromarray(whole), _fine(Image.fromarray(part), (0, 0, SIDE, SIDE))
-    for cut in (0.0, 0.03, 0.06, 0.09, 0.12, 0.15):
-        room = cut * SIDE
-        for x, y in ((0.5, 0.5), *((x, y) for x in (0, 0.5, 1) for y in (0, 0.5, 1))) if cut else ((0, 0),):
-            box = (x * room, y * room, SIDE - (1 - x) * room, SIDE - (1 - y) * room)
-            if _apart(_fine(picture, box), wanted):
-                return True
+def _found_in(whole: np.ndarray, part: np.ndarray) -> bool:
+    """Whether `part` is `whole`, or what is left of it with up to a sixth cut away at each edge."""
+    picture, wanted = Image.fromarray(whole), _fine(Image.fromarray(part), (0, 0, 0, 0))
+    for start in (0, 3, 6):
+        edges, best = (start,) * 4, np.inf
+        for step in (4, 2, 1):
+            moved = True
+            while moved:
+                moved = False
+                for nearby in _moves(edges, step):
+                    off = float(np.abs(_fine(picture, nearby) - wanted).mean())
+                    if off < best - 1e-6:
+                        edges, best, moved = nearby, off, True
+        if _alike(_fine(picture, edges), wanted):
+            return True
+        if best > 10 * MEAN:
+            return False
     return False
 
 
-def _fine(picture: Image.Image, box: tuple[float, ...]) -> np.ndarray:
+def _moves(edges: tuple[int, ...], step: int) -> list[tuple[int, ...]]:
+    """The edges as they are, and each moved in or out by a step, within a sixth of the picture."""
+    moved = [tuple(e + sign * step * (i == k) for i, e in enumerate(edges)) for k in range(4) for sign in (1, -1)]
+    return [edges, *(cut for cut in moved if min(cut) >= 0 and max(cut) <= SIDE // 6)]
+
+
+def _fine(picture: Image.Image, edges: tuple[int, ...]) -> np.ndarray:
+    left, top, right, bottom = edges
+    box = (left, top, SIDE - right, SIDE - bottom)
     return np.asarray(picture.resize((FINE, FINE), Image.Resampling.BILINEAR, box=box), np.int16)
 
 
-def _apart(a: np.ndarray, b: np.ndarray) -> bool:
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two small pictures agree, a shift of one pixel forgiven."""
     if np.abs(a - b).mean() > 5 * MEAN:
         return False
@@ -100,14 +116,13 @@ def _beyond(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.maximum(np.maximum(a - around.max(0), around.min(0) - a), 0).max(2)
 
 
-def grouped(pairs: Sequence[tuple[int, int, bool]]) -> list[tuple[list[int], bool]]:
-    """Pairs joined to groups in order; a group is mirrored when only the mirror joins it."""
+def grouped(pairs: Sequence[tuple[int, int, bool]]) -> list[tuple[list[int], set[int]]]:
+    """Pairs joined to groups in order: (all of a group, those of it that only a mirror joins to the others)."""
     home: dict[int, list[int]] = {}
-    plain: set[int] = set()
-    for i, j, mirrored in pairs:
+    plain = {i for first, second, mirrored in pairs if not mirrored for i in (first, second)}
+    for i, j, _ in pairs:
         joined = home.get(i, [i])
         joined += [k for k in home.get(j, [j]) if k not in joined]
         home.update(dict.fromkeys(joined, joined))
-        plain |= set() if mirrored else {i, j}
     groups = {id(group): sorted(group) for group in home.values()}
-    return [(group, not plain & set(group)) for group in groups.values()]
+    return [(group, set(group) - plain) for group in groups.values()]

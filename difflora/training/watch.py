@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-import math
-import os
-import re
 import threading
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from ..errors import RequestError
-from .control import alive
+from .choose import kept_steps
+from .control import alive, wanted
+from .log import Log, State
 from .waiting import Waiting, read_toml, safe_name
 
-State = Literal["queued", "starting", "running", "paused", "finished", "failed"]
-POINTS, NOTES = 300, 8
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was drawn, measured and kept after one step."""
+
+    step: int
+    scores: dict | None
+    """style, followed, copied, harm, loss, total; None for previews alone."""
+    file: Path | None
+    """The style as learnt then."""
+    previews: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,18 @@ class RunView:
     notes: tuple[str, ...] = ()
     plan: dict | None = None
     config: dict | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
+    best: int | None = None
+    """The step of the best checkpoint so far."""
+    why: str = ""
+    rate: float = 0.0
+    """Learning rate of the last step."""
+    memory: float = 0.0
+    """In GB."""
+    busy: float | None = None
+    """How busy the device is, 0..1."""
+    pictures: tuple[dict, ...] = ()
+    """What each picture taught, of a finished run: picture, before, after, learnt, verdict; the most learnt first."""
     file: Path | None = None
     """The finished style."""
     error: str = ""
@@ -120,10 +138,16 @@ class Watch:
             state = "failed"
         elif state in ("starting", "running"):
             state = "paused"  # Its process died; the same command goes on.
+        if state == "finished" and wanted(folder):
+            state = "paused"  # Steps were added: the same command goes on.
         file = log.saved if state == "finished" and log.saved and log.saved.is_file() else None
+        previews = _previews(folder / "previews")
+        lessons = self._values(folder / "pictures.json")
         return replace(
-            log.view(name, folder, state),
-            previews=_previews(folder / "previews"),
+            _view(log, name, folder, state),
+            previews=previews,
+            checkpoints=_checkpoints(folder, previews, log.scores),
+            pictures=tuple(row for row in lessons if isinstance(row, dict)) if isinstance(lessons, list) else (),
             plan=plan,
             config=config,
             file=file,
@@ -137,125 +161,10 @@ class Watch:
             mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if self.kept.get(path, (None,))[0] != mark:
                 values = read_toml(path) if path.suffix == ".toml" else json.loads(path.read_text(encoding="utf-8"))
-                self.kept[path] = mark, values if isinstance(values, dict) else {}
+                self.kept[path] = mark, values if isinstance(values, dict | list) else {}
             return self.kept[path][1]
         except (OSError, ValueError, RecursionError):
             return {}
-
-
-class Log:
-    """An events.jsonl, read from where the last reading ended; half-written and foreign lines are passed over."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.clear()
-
-    def clear(self) -> None:
-        """Know nothing yet."""
-        self.place, self.offset = None, 0
-        self.when, self.busy = 0.0, 0.0
-        self.phase, self.error, self.saved = "starting", "", None
-        self.step = self.steps = self.seen = 0
-        self.loss, self.speed, self.eta = None, 0.0, None
-        self.sums: list[list[float]] = []
-        self.prompts: tuple[str, ...] = ()
-        self.notes: deque[str] = deque(maxlen=NOTES)
-
-    def read(self) -> None:
-        """Take in what was written since."""
-        try:
-            stat = os.stat(self.path)
-            place = (stat.st_dev, stat.st_ino)
-            if place != self.place or stat.st_size < self.offset:
-                self.clear()
-            if stat.st_size == self.offset:
-                return
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                new = file.read(stat.st_size - self.offset)
-        except OSError:
-            return
-        whole = new[: new.rfind(b"\n") + 1]
-        self.place, self.offset = place, self.offset + len(whole)
-        for line in whole.splitlines():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict):
-                self.take(row)
-
-    def take(self, row: dict) -> None:
-        """One event."""
-        if time := _number(row.get("time")):
-            # Between the last event and a new start nothing ran.
-            self.busy += max(0.0, time - self.when) if self.when and row.get("event") != "started" else 0.0
-            self.when = time
-        match row:
-            case {"event": "started"}:
-                self.phase, self.error = "starting", ""
-            case {"event": "note", "text": str(text)}:
-                self.notes.append(text)
-            case {"event": "step", "step": int(step), "steps": int(steps), "loss": float(loss)}:
-                self.phase = "running"
-                self.point(step, steps, loss)
-                self.speed, self.eta = _number(row.get("speed")) or 0.0, _number(row.get("eta"))
-            case {"event": "preview"}:
-                self.phase = "running"
-                if isinstance(prompts := row.get("prompts"), list) and prompts:
-                    self.prompts = tuple(map(str, prompts))
-            case {"event": "saved", "path": str(path)}:
-                self.phase, self.saved = "saved", Path(path)
-            case {"event": "paused", "step": int(step)}:
-                self.phase = "paused"
-                self.notes.append(f"paused after step {step}")
-            case {"event": "failed", "error": str(error)}:
-                self.phase, self.error = "failed", error
-
-    def point(self, step: int, steps: int, loss: float) -> None:
-        """One step's loss, into the mean of its part of the run."""
-        if not math.isfinite(loss):
-            return
-        self.step, self.steps, self.loss = step, steps, loss
-        # Steps made again after a kill are the same to the last bit: they count once.
-        if step <= self.seen:
-            return
-        self.seen = step
-        part = (step - 1) // -(-max(steps, 1) // POINTS)
-        if not self.sums or self.sums[-1][0] != part:
-            self.sums.append([part, 0, 0.0, 0])
-        kept = self.sums[-1]
-        kept[1:] = step, kept[2] + loss, kept[3] + 1
-
-    def state(self, name: str) -> State:
-        """What the log's last words mean for the style called `name`."""
-        if self.phase != "saved":
-            return self.phase
-        # A style saved on the way ends nothing.
-        partial = re.fullmatch(re.escape(name) + r"-step-\d{6,}", self.saved.stem) if self.saved else None
-        return "running" if partial else "finished"
-
-    def view(self, name: str, folder: Path, state: State) -> RunView:
-        """What the log knows."""
-        return RunView(
-            name,
-            folder,
-            state,
-            step=self.step,
-            steps=self.steps,
-            losses=tuple((int(step), total / count) for _, step, total, count in self.sums),
-            loss=self.loss,
-            speed=self.speed,
-            eta=self.eta if state == "running" else None,
-            minutes=self.busy / 60,
-            prompts=self.prompts,
-            notes=tuple(self.notes),
-            when=self.when,
-        )
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, float) and math.isfinite(value) else None
 
 
 def _previews(folder: Path) -> tuple[tuple[int, tuple[Path, ...]], ...]:
@@ -265,3 +174,34 @@ def _previews(folder: Path) -> tuple[tuple[int, tuple[Path, ...]], ...]:
         if step.isdecimal() and place.isdecimal():
             found.setdefault(int(step), []).append(path)
     return tuple((step, tuple(sorted(paths, key=lambda p: int(p.stem.split("-")[1])))) for step, paths in found.items())
+
+
+def _checkpoints(folder: Path, previews: tuple, scores: dict[int, dict]) -> tuple[Checkpoint, ...]:
+    drawn = dict(previews)
+    kept = {step: folder / "checkpoints" / f"step-{step:06}.safetensors" for step in kept_steps(folder)}
+    steps = sorted({*drawn, *scores, *kept})
+    return tuple(Checkpoint(step, scores.get(step), kept.get(step), drawn.get(step, ())) for step in steps)
+
+
+def _view(log: Log, name: str, folder: Path, state: State) -> RunView:
+    """What the log knows."""
+    return RunView(
+        name,
+        folder,
+        state,
+        step=log.step,
+        steps=log.steps,
+        losses=tuple((int(step), total / count) for _, step, total, count in log.sums),
+        loss=log.loss,
+        speed=log.speed,
+        eta=log.eta if state == "running" else None,
+        minutes=log.busy / 60,
+        prompts=log.prompts,
+        notes=tuple(log.notes),
+        best=log.best,
+        why=log.why,
+        rate=log.rate,
+        memory=log.memory,
+        busy=log.device,
+        when=log.when,
+    )

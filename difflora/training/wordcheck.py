@@ -10,21 +10,49 @@ from statistics import median
 # Phrases that name how a picture is made, not what it shows; longer ones first, so that the fullest is quoted.
 STYLE = (
     "in the style of", "style of", "digital painting", "digital art", "concept art", "line art", "pixel art",
-    "vector art", "fan art", "clip art", "oil painting", "acrylic painting", "watercolor painting", "watercolour painting",
-    "pencil drawing", "pencil sketch", "ink drawing", "charcoal drawing", "line drawing", "3d render", "cgi render",
-    "octane render", "unreal engine", "studio ghibli", "art nouveau", "art deco", "pop art", "ukiyo-e", "impressionist",
-    "impressionism", "expressionist", "surrealist", "photorealistic", "hyperrealistic", "photo-realistic", "cel shaded",
-    "cel-shaded", "flat design", "flat illustration", "minimalist illustration", "trending on artstation", "artstation",
-    "deviantart", "masterpiece", "best quality", "high quality", "highly detailed", "ultra detailed",
-    "intricate details", "award winning", "award-winning", "beautiful lighting", "cinematic lighting", "8k", "4k", "hdr", "watercolor",
-    "watercolour", "gouache", "oil on canvas", "acrylic on canvas", "lithograph", "woodcut", "linocut", "etching",
-    "engraving", "screenprint", "illustration of", "painting of", "drawing of", "sketch of", "render of", "illustrated",
-    "illustration", "anime style", "manga style", "cartoon style", "comic style", "artwork", "aesthetic",
+    "vector art", "fan art", "clip art", "oil painting", "acrylic painting", "watercolor painting",
+    "watercolour painting", "pencil drawing", "pencil sketch", "ink drawing", "charcoal drawing", "line drawing",
+    "3d render", "cgi render", "octane render", "unreal engine", "studio ghibli", "art nouveau", "art deco",
+    "pop art", "ukiyo-e", "impressionist", "impressionism", "expressionist", "surrealist", "photorealistic",
+    "hyperrealistic", "photo-realistic", "cel shaded", "cel-shaded", "flat design", "flat illustration",
+    "minimalist illustration", "trending on artstation", "artstation", "deviantart", "masterpiece", "best quality",
+    "high quality", "highly detailed", "ultra detailed", "intricate details", "award winning", "award-winning",
+    "beautiful lighting", "cinematic lighting", "8k", "4k", "hdr", "watercolor", "watercolour", "gouache",
+    "oil on canvas", "acrylic on canvas", "lithograph", "woodcut", "linocut", "etching", "engraving", "screenprint",
+    "illustration of", "painting of", "drawing of", "sketch of", "render of", "illustrated", "illustration",
+    "anime style", "manga style", "cartoon style", "comic style", "artwork", "aesthetic",
 )  # fmt: skip
 _STYLE = re.compile("|".join(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in STYLE), re.IGNORECASE)
 _CAMERA = re.compile(r"(img|dscn?f?|pxl|image|picture|photo|scan|screenshot|untitled|file|download)?[\W\d_]*", re.I)
 FUNCTION = frozenset(
-    ["a", "an", "the", "of", "on", "in", "at", "to", "and", "or", "with", "by", "for", "from", "its", "it", "is", "are", "as", "his", "her", "their", "near", "beside", "over", "under"]
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "on",
+        "in",
+        "at",
+        "to",
+        "and",
+        "or",
+        "with",
+        "by",
+        "for",
+        "from",
+        "its",
+        "it",
+        "is",
+        "are",
+        "as",
+        "his",
+        "her",
+        "their",
+        "near",
+        "beside",
+        "over",
+        "under",
+    ]
 )
 OFTEN, SOME = 0.8, 0.5
 FEWEST = 5

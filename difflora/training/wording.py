@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..models.family import BaseModel
 from .data import Item
-from .emphasis import parse
+from .emphasis import PIECES, WEIGHT, parse
+from .reading import one_line
 
 VARIANTS = 16
+LONGEST_WEIGHT = 24
 
 
 def variants(item: Item, config: TrainConfig) -> tuple[str, ...]:
@@ -26,10 +29,9 @@ def variants(item: Item, config: TrainConfig) -> tuple[str, ...]:
 
 def reworded(caption: str, config: TrainConfig, rng: random.Random) -> str:
     """The tags between commas in a new order, some left out; the trigger and the first `keep_tags` stay in front."""
-    trigger = " ".join((config.trigger or "").split())
-    front = [trigger] if trigger and caption.startswith(trigger) else []
-    rest = caption.removeprefix(trigger).removeprefix(",") if front else caption
-    tags = [tag.strip() for tag in rest.split(",") if tag.strip()]
+    trigger = one_line(config.trigger or "")
+    front = [trigger] if trigger and (caption == trigger or caption.startswith(f"{trigger},")) else []
+    tags = tags_of(caption.removeprefix(trigger) if front else caption)
     kept, loose = tags[: config.keep_tags], tags[config.keep_tags :]
     shown = [tag for tag in loose if rng.random() >= config.tag_dropout]
     if config.shuffle_tags:
@@ -38,14 +40,38 @@ def reworded(caption: str, config: TrainConfig, rng: random.Random) -> str:
     return ", ".join([*front, *kept, *shown] or tags[:1])
 
 
-def words(model: BaseModel, captions: Sequence[str], *, learning: bool) -> dict[str, Tensor]:
-    """Captions as token ids (where the text encoder learns) or as text features; `(words:1.3)` weighs its tokens."""
+def tags_of(caption: str) -> list[str]:
+    """What stands between commas; those inside `(red, blue:1.3)` are part of a tag."""
+    whole = weighted_parts(caption)
+    cuts = [i for i, c in enumerate(caption) if c == "," and not any(start < i < end for start, end in whole)]
+    parts = [caption[start + 1 : end].strip() for start, end in pairwise([-1, *cuts, len(caption)])]
+    return [part for part in parts if part]
+
+
+def weighted_parts(caption: str) -> list[tuple[int, int]]:
+    """(start, end) of every `(words:1.3)`, the outermost of those inside each other."""
+    opened, found = [], []
+    for piece in PIECES.finditer(caption):
+        if piece[0] == "(":
+            opened.append(piece.start())
+        elif piece[0] == ")" and opened:
+            start, end = opened.pop(), piece.end()
+            if WEIGHT.search(caption[max(start + 1, end - LONGEST_WEIGHT) : end - 1]):
+                found = [(a, b) for a, b in found if a < start] + [(start, end)]
+    return found
+
+
+def tokens(model: BaseModel, captions: Sequence[str]) -> dict[str, Tensor]:
+    """Captions as token ids; where there are `(words:1.3)` also with the weight of each token, (B, tokens)."""
     parsed = [parse(caption) for caption in captions]
     cond = model.tokenize([one.text for one in parsed])
     if any(one.spans for one in parsed):
         rows = [model.token_weights(one.text, one.spans) for one in parsed]
         cond["token_weights"] = torch.stack(rows).to(model.device)
-    if learning:
-        return cond
+    return cond
+
+
+def features(model: BaseModel, captions: Sequence[str]) -> dict[str, Tensor]:
+    """Captions as text features, their words weighted."""
     with torch.no_grad():
-        return model.encode_tokens(cond)
+        return model.encode_tokens(tokens(model, captions))

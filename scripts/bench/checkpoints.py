@@ -2,10 +2,11 @@
 
     .venv/bin/python scripts/bench/checkpoints.py --seeds 0 1 2 3 4
 
-Every style is learnt by difflora's own plan with each seed; the checkpoint that the run chose, the last one, and the
-one that --early-stop would have chosen are measured as `difflora score` does, and by the loss of the held-out pictures
-at fixed noise and times. Each result is kept in WORK/checkpoints.jsonl, and a stopped run goes on; give another --work
-after the trainer was changed.
+Every style is learnt by difflora's own plan with each seed. The checkpoint that the run chose, the last one, and the
+one that --early-stop would have chosen are measured on held-out concepts: the style distance of `difflora score`,
+prompts followed (the base finds a picture's own caption likelier than four others), and the loss of the held-out
+pictures at fixed noise and times. Each result is kept in WORK/checkpoints.jsonl, and a stopped run goes on; a run that
+is finished in WORK/runs is not trained again, so give another --work after the trainer was changed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from tempfile import gettempdir
 
-from exam import STYLES, Exam, Results, base_row, make_exam, train_difflora
+from exam import STYLES, Exam, Results, make_exam, train_difflora
 
 from difflora.adapters.files import load_adapter
 from difflora.events import Scored
@@ -71,7 +72,7 @@ def measured(exam: Exam, base: dict, run: Path, steps: Sequence[int]) -> dict[st
     for step in sorted(set(steps)):
         file = run / "checkpoints" / f"step-{step:06}.safetensors"
         adapter = load_adapter(file, exam.model.shapes(), exam.model.family)
-        marks = exam.mark(adapter)
+        marks = exam.quick(adapter)
         found[str(step)] = marks | {"style": marks["distance"] / base["distance"], "loss": exam.loss(adapter)}
     return found
 
@@ -136,12 +137,14 @@ def main() -> None:
     results, model, rows = Results(args.work / "checkpoints.jsonl"), open_model("tiny", "cpu"), []
     for style in args.styles:
         exam = make_exam(model, style)
-        base = base_row(results, exam)
+        base = results.once({"style": style, "trainer": "base"}, lambda exam=exam: exam.quick(None))
         for seed in args.seeds:
 
             def make(style: str = style, seed: int = seed, exam: Exam = exam, base: dict = base) -> dict:
-                made = train_difflora(style, seed, args.work, args.steps)
-                return one(exam, base, Path(made["run"])) | {"seconds": made["seconds"]}
+                run = args.work / "runs" / f"{style}-{seed}"
+                if not (run / f"{run.name}.safetensors").exists():
+                    train_difflora(style, seed, args.work, args.steps)
+                return one(exam, base, run)
 
             # Through JSON, so that a row is the same new and read back.
             key = {"style": style, "trainer": "difflora", "seed": seed, "asked": args.steps}

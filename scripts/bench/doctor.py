@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/bench/doctor.py
 
-Copies of the three sample folders (128 px, learnt at 64) and of two made-up hands (about 1 megapixel, learnt at 512) are
-spoilt with known faults, looked over, and counted. A fault is found when the picture it was planted in is named with it;
-a false alarm is a fault named in a picture where it was not planted.
+Copies of the three sample folders (128 px, learnt at 64) and of two made-up hands (about 1 megapixel, learnt at 512)
+are spoilt with known faults, looked over, and counted. A fault is found when the picture it was planted in is named
+with it; a false alarm is a fault named in a picture where it was not planted.
 """
 
 from __future__ import annotations
@@ -28,16 +28,31 @@ from difflora.training.doctor import Checkup, check
 DATA = Path("sample_data")
 FOLDERS = {"ink": 64, "fluent3d": 64, "cartoon": 64, "flat": 512, "brush": 512}
 FOREIGN = {"ink": "fluent3d", "fluent3d": "cartoon", "cartoon": "ink", "flat": "brush", "brush": "flat"}
-EACH = 5
+EACH, FEW = 5, 3
+SOFT = {"blurred", "enlarged"}
 # What a planted fault may be called.
 CALLED = {
-    "blurred slightly": {"blurred", "enlarged"}, "blurred": {"blurred", "enlarged"}, "enlarged 2x": {"blurred", "enlarged"},
-    "enlarged 4x": {"blurred", "enlarged"}, "enlarged 3x, hard pixels": {"blurred", "enlarged"}, "copy, JPEG": {"twin"},
-    "copy, resized": {"twin"}, "copy, cut": {"twin"}, "copy, mirrored": {"twin"}, "tiny": {"tiny", "blurred", "enlarged"},
-    "JPEG 8 to 15": {"compressed"}, "JPEG 12, saved as PNG": {"compressed"}, "frame": {"frame"}, "signature, one's own": {"mark"},
-    "same mark in many": {"mark"}, "another hand": {"unlike"}, "no caption": {"no caption"}, "words of style": {"style words"},
-    "trigger missing": {"no trigger"}, "damaged": {"unreadable"},
-}  # fmt: skip
+    "blurred slightly": SOFT,
+    "blurred": SOFT,
+    "enlarged 2x": SOFT,
+    "enlarged 4x": SOFT,
+    "enlarged 3x, hard pixels": SOFT,
+    "copy, JPEG": {"twin"},
+    "copy, resized": {"twin"},
+    "copy, cut": {"twin"},
+    "copy, mirrored": {"twin"},
+    "tiny": {"tiny", "blurred", "enlarged"},
+    "JPEG 8 to 15": {"compressed"},
+    "JPEG 12, saved as PNG": {"compressed"},
+    "frame": {"frame"},
+    "signature, one's own": {"mark"},
+    "same mark in many": {"mark"},
+    "another hand": {"unlike"},
+    "no caption": {"no caption"},
+    "words of style": {"style words"},
+    "trigger missing": {"no trigger"},
+    "damaged": {"unreadable"},
+}
 Spoil = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
@@ -75,7 +90,9 @@ def cut(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def any_of(rng: np.random.Generator) -> Image.Resampling:
     """A way of resizing."""
-    return Image.Resampling([Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BILINEAR][rng.integers(3)])
+    return Image.Resampling(
+        [Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BILINEAR][rng.integers(3)]
+    )
 
 
 def spoils(side: int) -> dict[str, Spoil]:
@@ -96,12 +113,12 @@ def spoils(side: int) -> dict[str, Spoil]:
 
 
 def spoil(folder: Path, foreign: Path, side: int, seed: int) -> dict[str, set[str]]:
-    """Plant EACH of every fault, one a picture, and return what was planted where."""
+    """Plant EACH of every fault (FEW in a small folder), one a picture, and return what was planted where."""
     rng = np.random.default_rng(seed)
     pictures = sorted(p for p in folder.iterdir() if p.suffix in (".webp", ".png"))
     order = [pictures[i] for i in rng.permutation(len(pictures))]
     planted: dict[str, set[str]] = defaultdict(set)
-    size = {len(pictures): EACH}.get(len(pictures), EACH) if len(pictures) >= 100 else 3
+    size = EACH if len(pictures) >= 100 else FEW
 
     def some() -> list[Path]:
         return [order.pop() for _ in range(size)]
@@ -126,7 +143,9 @@ def spoil(folder: Path, foreign: Path, side: int, seed: int) -> dict[str, set[st
         path.with_suffix(".txt").unlink()
         planted["no caption"].add(path.name)
     for path in some():
-        style = ["an oil painting of ", "masterpiece, ", "digital art, ", "in the style of an old master, "][rng.integers(4)]
+        style = ["an oil painting of ", "masterpiece, ", "digital art, ", "in the style of an old master, "][
+            rng.integers(4)
+        ]
         path.with_suffix(".txt").write_text(style + path.with_suffix(".txt").read_text())
         planted["words of style"].add(path.name)
     copies(folder, order[:size], planted, rng)
@@ -189,7 +208,8 @@ def clean(name: str, folder: Path, model: BaseModel, side: int) -> None:
     faults = Counter(fault.name for v in found.verdicts for fault in v.faults)
     said = ", ".join(f"{fault} {n}" for fault, n in faults.items()) or "nothing"
     size = len(found.verdicts)
-    print(f"| {name} | {size} | {found.count('exclude')} | {found.count('look')} | {said} | {time.monotonic() - start:.1f} |", flush=True)
+    kinds = f"{found.count('exclude')} | {found.count('look')}"
+    print(f"| {name} | {size} | {kinds} | {said} | {time.monotonic() - start:.1f} |", flush=True)
 
 
 def main() -> None:
@@ -221,7 +241,11 @@ def main() -> None:
         print(f"\n| {size}: fault | planted | found | missed | false alarms |\n|---|---|---|---|---|")
         for fault in [*CALLED, *sorted(set(table) - set(CALLED))]:
             row = table[fault]
-            print(f"| {fault} | " + " | ".join(str(row[key] or "") for key in ("planted", "found", "missed", "false")) + " |")
+            print(
+                f"| {fault} | "
+                + " | ".join(str(row[key] or "") for key in ("planted", "found", "missed", "false"))
+                + " |"
+            )
 
 
 def tell(name: str, found: Checkup, planted: dict[str, set[str]]) -> None:
