@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from difflora.training.buckets import bucket_of, fit, table
-from difflora.training.order import WINDOW, Schedule, order
+from difflora.training.order import Schedule, order
 
 SIZES = [(64, 64), (4000, 3000), (3000, 4000), (1920, 1080), (700, 330), (512, 2000), (65, 90), (130, 4000), (513, 511)]
 # A landscape, a portrait, a square: pictures of three sizes, unevenly many.
@@ -100,37 +100,43 @@ def test_pictures_of_one_size_come_in_plain_order():
     assert all(schedule.rows(step) == order(3, 10, step * 4, 4) for step in range(40))
 
 
-@pytest.mark.parametrize("batch", [1, 3, 4])
-@pytest.mark.parametrize("sizes", [MIXED, [(8, 8)] * 23])
-def test_every_picture_is_shown_equally_often_times_its_repeats(sizes, batch):
-    repeats = [1 + (row % 5 == 0) * 2 for row in range(len(sizes))]
+def batches_of(sizes: list[tuple[int, int]], repeats: list[int], batch: int, epochs: int) -> list[list[int]]:
+    """The steps that hold some whole epochs, and the last one's overhang."""
     schedule = Schedule(sizes, repeats, 1, batch)
-    # As many steps as whole windows and whole epochs have in common.
-    rows = [row for step in range(WINDOW * sum(repeats)) for row in schedule.rows(step)]
-    assert Counter(rows) == {row: WINDOW * batch * count for row, count in enumerate(repeats)}
+    return [schedule.rows(step) for step in range(-(-epochs * sum(repeats) // batch))]
 
 
-def test_a_window_shows_what_it_would_unsorted_so_that_no_picture_waits_for_long():
-    schedule, batch = Schedule(MIXED, [1] * len(MIXED), 5, 4), 4
-    for window in range(6):
-        rows = [row for step in range(WINDOW) for row in schedule.rows(window * WINDOW + step)]
-        assert sorted(rows) == sorted(order(5, len(MIXED), window * WINDOW * batch, WINDOW * batch))
+@pytest.mark.parametrize("batch", [1, 3, 4, 8, 23, 40])
+@pytest.mark.parametrize("sizes", [MIXED, [(8, 8)] * 23, [(8, row) for row in range(23)], [(8, 8)] * 22 + [(6, 8)]])
+@pytest.mark.parametrize("most", [1, 3])
+def test_every_epoch_shows_every_picture_as_often_as_its_repeats_say(sizes, batch, most):
+    repeats = [most if row % 5 == 0 else 1 for row in range(len(sizes))]
+    epoch = sum(repeats)
+    rows = [row for rows in batches_of(sizes, repeats, batch, 12) for row in rows]
+    for start in range(0, 12 * epoch, epoch):
+        assert Counter(rows[start : start + epoch]) == dict(enumerate(repeats))
+
+
+@pytest.mark.parametrize("batch", [4, 8])
+def test_a_step_shows_a_picture_twice_only_where_an_epoch_ends_within_it(batch):
+    for step, rows in enumerate(batches_of([(8, 8)] * 19 + [(6, 8)], [1] * 20, batch, 30)):
+        ends_within = step * batch // 20 != ((step + 1) * batch - 1) // 20
+        assert len(set(rows)) == batch or ends_within
 
 
 def test_batches_are_full_and_hold_one_size_but_for_what_is_left_over():
-    schedule = Schedule(MIXED, [1] * len(MIXED), 5, 4)
-    for window in range(6):
-        batches = [schedule.rows(window * WINDOW + step) for step in range(WINDOW)]
-        assert all(len(rows) == 4 for rows in batches)
-        mixed = sum(len({MIXED[row] for row in rows}) > 1 for rows in batches)
-        # At most three pictures of each of three sizes are left over.
-        assert mixed <= 2
+    sizes = MIXED * 3
+    batches = batches_of(sizes, [1] * len(sizes), 4, 12)
+    assert all(len(rows) == 4 for rows in batches)
+    mixed = sum(len({sizes[row] for row in rows}) > 1 for rows in batches)
+    # Of an epoch's 69 showings 60 fill batches of one size at least, whatever its first and last step take.
+    assert mixed <= 12 * 3
 
 
 def test_sizes_do_not_come_in_turns():
     schedule = Schedule(MIXED, [1] * len(MIXED), 5, 4)
-    shapes = [[MIXED[rows[0]] for rows in (schedule.rows(w * WINDOW + s) for s in range(WINDOW))] for w in range(4)]
-    assert len({tuple(window) for window in shapes}) == 4
+    shapes = [[MIXED[rows[0]] for rows in (schedule.rows(23 * e + s) for s in range(5))] for e in range(6)]
+    assert len({tuple(epoch) for epoch in shapes}) > 4
 
 
 def test_a_schedule_gone_on_with_is_the_uninterrupted_one():

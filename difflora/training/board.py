@@ -20,7 +20,7 @@ class Board:
     def __init__(self, folder: Path) -> None:
         self.check()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tensorboard's own, of names that it stops using
+            warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own, of names that it stops using
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(str(folder))

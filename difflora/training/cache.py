@@ -17,6 +17,7 @@ from ..events import Note, Progress, Report, ignore
 from ..models.family import BaseModel
 from .buckets import Size, bucket_of, fit
 from .data import StyleDataset
+from .pictures import open_picture
 from .reading import open_file, shown
 from .store import Store
 from .wording import features, tokens, variants
@@ -181,14 +182,17 @@ def encode_pictures(
     report: Report,
 ) -> tuple[list[Tensor], list[Size]]:
     """(latents, window) of each picture."""
-    latents, windows = [], []
+    latents, windows, precision = [], [], model.vae.dtype
     for done, item in enumerate(data.items, 1):
-        picture, _ = data[done - 1]
-        bucket = bucket_of(picture.size, px, model.unit)
+        own = item.size if min(item.size) else data[done - 1][0].size
+        bucket = bucket_of(own, px, model.unit)
         windows.append((bucket[1] // model.factor, bucket[0] // model.factor))
-        size = roomy(picture.size, bucket, config.crops, model.factor)
+        size = roomy(own, bucket, config.crops, model.factor)
         sides = (False, True) if mirrored else (False,)
-        latents.append(torch.cat([picture_latents(model, item.path, picture, size, s, store, report) for s in sides]))
+        latents.append(picture_latents(model, item.path, size, sides, store, report))
+        if model.vae.dtype != precision:
+            # What came before in half precision again, so that the pictures' order decides nothing.
+            return encode_pictures(model, data, px, config, mirrored, store, report)
         report(Progress("encoding pictures", done, len(data)))
     return latents, windows
 
@@ -207,20 +211,27 @@ def roomy(picture: Size, bucket: Size, crops: float, cell: int) -> Size:
 
 
 def picture_latents(
-    model: BaseModel, path: Path, picture: Image.Image, size: Size, mirrored: bool, store: Store | None, report: Report
+    model: BaseModel, path: Path, size: Size, sides: Sequence[bool], store: Store | None, report: Report
 ) -> Tensor:
-    """Latents (1, C, h, w) on the CPU, from the store where they are there."""
-    if store is None:
-        return to_latents(model, fit(picture, size), mirrored, shown(path), report)
+    """Latents on the CPU, (1, C, h, w) for each of `sides`, mirrored or not; what the store has is not decoded."""
+    content = read_bytes(path) if store is not None else b""
+    found = {side: store and store.get(store.key_of_picture(content, size, side)) for side in sides}
+    if all(found.values()):
+        return torch.cat([one["latents"] for one in found.values()])
+    picture = fit(open_picture(path, shown(path)), size)
+    made = {side: to_latents(model, picture, side, shown(path), report) for side, one in found.items() if one is None}
+    # A file that was replaced meanwhile: these latents are not those of the bytes in the key.
+    if store is not None and read_bytes(path) == content:
+        for side, latents in made.items():
+            # Asked for again: the autoencoder may have gone to float32.
+            store.put(store.key_of_picture(content, size, side), {"latents": latents})
+    return torch.cat([made[side] if side in made else found[side]["latents"] for side in sides])
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file; ImageFolderError when it can be read no more."""
     with open_file(path, shown(path)) as file:
-        content = file.read()
-    kept = store.get(store.key_of_picture(content, size, mirrored))
-    if kept is not None:
-        return kept["latents"]
-    latents = to_latents(model, fit(picture, size), mirrored, shown(path), report)
-    # Asked for again: the autoencoder may have gone to float32.
-    store.put(store.key_of_picture(content, size, mirrored), {"latents": latents})
-    return latents
+        return file.read()
 
 
 def to_latents(model: BaseModel, picture: Image.Image, mirrored: bool, name: str, report: Report) -> Tensor:

@@ -34,6 +34,8 @@ class Item:
     """Further captions of the same picture."""
     repeats: int = 1
     """How often the picture is shown for each time that one of 1 is."""
+    size: tuple[int, int] = (0, 0)
+    """(width, height) in pixels, upright."""
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -83,9 +85,9 @@ def read_folder(folder: Path, trigger: str | None = None, report: Report = ignor
             texts, source = captions.of(picture)
             if not texts and not trigger:
                 bad(shown(picture), "no caption and no words in the name", "a caption; write a .txt file of that name")
-            open_picture(folder / picture, shown(picture))
+            size = open_picture(folder / picture, shown(picture)).size
             first, *others = [", ".join(part for part in (trigger, text) if part) for text in texts or ("",)]
-            items.append(Item(folder / picture, first, tuple(others), repeats_of(picture)))
+            items.append(Item(folder / picture, first, tuple(others), repeats_of(picture), size))
             found["pictures"] += 1
             found[source] += 1
         report(Progress("checking pictures", done, len(kept)))

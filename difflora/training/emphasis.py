@@ -8,6 +8,7 @@ from itertools import groupby
 
 MOST = 5.0
 PIECES = re.compile(r"\\[\\()]|.", re.DOTALL)
+LONGEST_WEIGHT = 24
 WEIGHT = re.compile(r"\s*:\s*(\d{1,2}(\.\d{0,9})?|\.\d{1,9})\s*$")
 
 
@@ -31,12 +32,12 @@ def parse(text: str) -> Emphasised:
     for piece in PIECES.findall(text):
         if piece == ")" and opened:
             start = opened.pop()
-            inside = shown[start + 1 :]
-            found = WEIGHT.search("".join(character for character, _ in inside))
+            last = max(start + 1, len(shown) - LONGEST_WEIGHT)
+            found = WEIGHT.search("".join(character for character, _ in shown[last:]))
             # "(:1.3)" has no words, and "(at 10:30)" is a time.
-            if found and found.start() and float(found[1]) <= MOST:
+            if found and last + found.start() > start + 1 and float(found[1]) <= MOST:
                 weight = float(found[1])
-                shown[start:] = [(c, min(weight * own, MOST)) for c, own in inside[: found.start()]]
+                shown[start:] = [(c, min(weight * own, MOST)) for c, own in shown[start + 1 : last + found.start()]]
                 continue
         if piece == "(":
             opened.append(len(shown))

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import torch
 
-WINDOW = 16
+Size = tuple[int, int]
 
 
 def order(seed: int, count: int, start: int, batch: int) -> list[int]:
@@ -21,12 +21,12 @@ def _shuffled(seed: int, count: int) -> tuple[int, ...]:
 
 
 class Schedule:
-    """Batches that show every picture equally often, times its repeats, and hold one size where that is possible.
+    """Batches that show every picture as often as its repeats say in every epoch, of one size where possible.
 
     sizes: of each picture, in any unit; repeats: how often each is shown an epoch.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], repeats: Sequence[int], seed: int, batch: int) -> None:
+    def __init__(self, sizes: Sequence[Size], repeats: Sequence[int], seed: int, batch: int) -> None:
         self.seed, self.batch = seed, batch
         self.pictures = [row for row, count in enumerate(repeats) for _ in range(count)]
         self.sizes = list(sizes)
@@ -34,28 +34,38 @@ class Schedule:
 
     def rows(self, step: int) -> list[int]:
         """The `batch` rows of one step, from 0."""
-        if not self.mixed:
-            return [self.pictures[place] for place in self.places(step, 1)]
-        window, index = divmod(step, WINDOW)
-        return _window(self, window)[index]
-
-    def places(self, step: int, steps: int) -> list[int]:
-        """The shuffled places of some steps."""
-        return order(self.seed, len(self.pictures), step * self.batch, steps * self.batch)
+        places, count = range(step * self.batch, (step + 1) * self.batch), len(self.pictures)
+        return [_epoch(self, place // count)[place % count] for place in places]
 
 
 @lru_cache(maxsize=8)
-def _window(schedule: Schedule, window: int) -> tuple[list[int], ...]:
-    """The batches of one window: of one size each, then what is left over, in shuffled order."""
-    by_size: dict[tuple[int, int], list[int]] = {}
-    for place in schedule.places(window * WINDOW, WINDOW):
-        row = schedule.pictures[place]
+def _epoch(schedule: Schedule, epoch: int) -> tuple[int, ...]:
+    """The rows of one epoch: shuffled, and where sizes differ sorted so that most steps hold one size."""
+    count, batch = len(schedule.pictures), schedule.batch
+    rows = [schedule.pictures[place] for place in order(schedule.seed, count, epoch * count, count)]
+    if not schedule.mixed:
+        return tuple(rows)
+    whole, left = _batches(rows, schedule)
+    # The last step of the epoch before needs some rows more, and the next epoch's first step has the last ones.
+    head = -epoch * count % batch
+    tail = max(0, count - head) % batch
+    while len(left) < min(head + tail, count):
+        left = whole.pop() + left
+    middle = left[head : len(left) - tail]
+    whole += [middle[start : start + batch] for start in range(0, len(middle), batch)]
+    rng = torch.Generator().manual_seed(schedule.seed * 1_299_709 + epoch)
+    shuffled = [row for i in torch.randperm(len(whole), generator=rng).tolist() for row in whole[i]]
+    return (*left[:head], *shuffled, *left[len(left) - tail :])
+
+
+def _batches(rows: Sequence[int], schedule: Schedule) -> tuple[list[list[int]], list[int]]:
+    """(batches of one size each, what is left over, sizes together)."""
+    by_size: dict[Size, list[int]] = {}
+    for row in rows:
         by_size.setdefault(schedule.sizes[row], []).append(row)
-    batches, left = [], []
-    for rows in by_size.values():
-        whole = len(rows) - len(rows) % schedule.batch
-        batches += [rows[start : start + schedule.batch] for start in range(0, whole, schedule.batch)]
-        left += rows[whole:]
-    batches += [left[start : start + schedule.batch] for start in range(0, len(left), schedule.batch)]
-    rng = torch.Generator().manual_seed(schedule.seed * 1_299_709 + window)
-    return tuple(batches[i] for i in torch.randperm(len(batches), generator=rng))
+    whole, left = [], []
+    for some in by_size.values():
+        cut = len(some) - len(some) % schedule.batch
+        whole += [some[start : start + schedule.batch] for start in range(0, cut, schedule.batch)]
+        left += some[cut:]
+    return whole, left

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -59,11 +58,8 @@ class Plan:
         return {name: value for name, value in self.row().items() if name not in apart}
 
 
-def make_plan(config: TrainConfig, model: BaseModel, data: StyleDataset, sizes: Sequence[tuple[int, int]]) -> Plan:
-    """Fill in what the config leaves open; raises RequestError for a resolution that the base cannot take.
-
-    sizes: (width, height) of each picture in pixels.
-    """
+def make_plan(config: TrainConfig, model: BaseModel, data: StyleDataset) -> Plan:
+    """Fill in what the config leaves open; raises RequestError for a resolution that the base cannot take."""
     start, reasons = model.recommended, []
     resolution = config.resolution or model.side
     model.check_size(resolution, resolution)
@@ -76,7 +72,7 @@ def make_plan(config: TrainConfig, model: BaseModel, data: StyleDataset, sizes: 
         reasons.append(f"learning rate {start.learning_rate:g} is what this base learns styles at")
     if len(data) < FEW:
         reasons.append(f"{len(data)} pictures are few: 50 to 200 carry a style better")
-    buckets = table(sizes, resolution, model.unit)
+    buckets = table([item.size for item in data.items], resolution, model.unit)
     if len(buckets) > 1:
         reasons.append(f"{len(buckets)} sizes keep the pictures' shapes; none is enlarged")
     return Plan(

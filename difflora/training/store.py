@@ -24,8 +24,10 @@ class Store:
     """Latents and text features of one base; damaged ones count as missing."""
 
     def __init__(self, folder: Path, model: BaseModel) -> None:
-        self.folder = writable_folder(folder)
-        self.model = model
+        self.folder, self.model = folder, model
+        # A place that cannot be written keeps nothing, and stops nobody.
+        with suppress(OutputError):
+            writable_folder(folder)
         self.marks: dict[tuple[str, torch.dtype], str] = {}
 
     def key_of_picture(self, content: bytes, size: tuple[int, int], mirrored: bool) -> str:

@@ -100,7 +100,7 @@ def survey_and_plan(
     if config.tensorboard:
         Board.check()
     model = model or open_model(config.base, precision=config.precision)
-    plan = make_plan(config, model, data, [picture.size for picture, _ in data])
+    plan = make_plan(config, model, data)
     return data, model, measured(plan, config, model)
 
 
@@ -192,7 +192,7 @@ def run_steps(
             if training.config.early_stop and last < loop.total and judge.plateau(marks.scores):
                 tell(Note(f"ended after step {last} of {loop.total}: three checkpoints in a row were no better"))
                 return last, True
-        elif "preview" in asks:
+        elif "preview" in asks and "save" not in asks:
             marks.look(last)
         if "save" in asks:
             tell(Saved(save_so_far(training, loop, marks, last)))

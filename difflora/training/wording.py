@@ -12,11 +12,10 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..models.family import BaseModel
 from .data import Item
-from .emphasis import PIECES, WEIGHT, parse
+from .emphasis import LONGEST_WEIGHT, PIECES, WEIGHT, parse
 from .reading import one_line
 
 VARIANTS = 16
-LONGEST_WEIGHT = 24
 
 
 def variants(item: Item, config: TrainConfig) -> tuple[str, ...]:
@@ -42,8 +41,8 @@ def reworded(caption: str, config: TrainConfig, rng: random.Random) -> str:
 
 def tags_of(caption: str) -> list[str]:
     """What stands between commas; those inside `(red, blue:1.3)` are part of a tag."""
-    whole = weighted_parts(caption)
-    cuts = [i for i, c in enumerate(caption) if c == "," and not any(start < i < end for start, end in whole)]
+    inside = {i for start, end in weighted_parts(caption) for i in range(start, end)}
+    cuts = [i for i, c in enumerate(caption) if c == "," and i not in inside]
     parts = [caption[start + 1 : end].strip() for start, end in pairwise([-1, *cuts, len(caption)])]
     return [part for part in parts if part]
 
@@ -57,7 +56,9 @@ def weighted_parts(caption: str) -> list[tuple[int, int]]:
         elif piece[0] == ")" and opened:
             start, end = opened.pop(), piece.end()
             if WEIGHT.search(caption[max(start + 1, end - LONGEST_WEIGHT) : end - 1]):
-                found = [(a, b) for a, b in found if a < start] + [(start, end)]
+                while found and found[-1][0] > start:
+                    found.pop()
+                found.append((start, end))
     return found
 
 
