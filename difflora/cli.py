@@ -11,6 +11,7 @@ from .commands.caption import Caption
 from .commands.draw import Generate, Sheet
 from .commands.flags import cli, subcommand
 from .commands.folder import Check
+from .commands.runs import Runs
 from .commands.style import Blend, Inspect, Score
 from .commands.train import Again, Train
 from .commands.ui import Ui
@@ -28,6 +29,7 @@ class Command(Protocol):
 Commands = (
     Annotated[Train, subcommand("train")]
     | Annotated[Again, subcommand("again")]
+    | Annotated[Runs, subcommand("runs")]
     | Annotated[Generate, subcommand("generate")]
     | Annotated[Sheet, subcommand("sheet")]
     | Annotated[Blend, subcommand("blend")]

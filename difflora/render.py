@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from . import events
+from .render_runs import follow, look_on, run_detail, run_row, runs_table, show
+from .render_training import Bars, clock, plan_rows
 
 if TYPE_CHECKING:
     from .drawing.recipe import Recipe
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from .training.doctor import Checkup
     from .training.plan import Plan
     from .training.score import Scores
-    from .training.train import Result, Training
+    from .training.train import Result
+    from .training.watch import RunView
 
 
 def screen(as_json: bool) -> Person | Script:
@@ -44,7 +46,7 @@ class Script:
         """Print an event."""
         self.line(event.row())
 
-    def plan(self, plan: Plan, training: Training) -> None:
+    def plan(self, plan: Plan, name: str) -> None:
         """Print the plan."""
         self.line({"event": "plan"} | plan.row())
 
@@ -63,6 +65,19 @@ class Script:
             weights = {style.name: style.weight for style in recipe.styles}
             said = {"prompt": recipe.prompt, "seed": recipe.seed, "weights": weights, "x": cell.x, "y": cell.y}
             self.line({"event": "cell"} | said)
+
+    def runs(self, views: Sequence[RunView], runs: Path) -> None:
+        """Print a line for each run."""
+        for view in views:
+            self.line(run_row(view))
+
+    def run(self, view: RunView, runs: Path) -> None:
+        """Print all that is known of one run."""
+        self.line(run_row(view, detail=True))
+
+    def look_on(self, read: Callable[[], list[RunView]], name: str | None, runs: Path) -> None:
+        """Print a line for each run that changed, until Ctrl+C."""
+        follow(read, lambda view: self.line(run_row(view)))
 
     def scored(self, scores: Scores) -> None:
         """Print the scores."""
@@ -85,14 +100,7 @@ class Person:
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self.bar = Progress(
-            TextColumn("{task.description:<17}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
-            console=self.console,
-        )
-        self.tasks: dict[str, int] = {}
+        self.bar = Bars(self.console)
 
     def __enter__(self) -> Person:
         self.bar.start()
@@ -101,41 +109,26 @@ class Person:
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def move(self, what: str, done: int, total: int, figures: str = "") -> None:
-        """Show how far one kind of work is."""
-        if what not in self.tasks:
-            self.tasks[what] = self.bar.add_task(what, total=total, figures="")
-        self.bar.update(self.tasks[what], completed=done, total=total, figures=figures)
-
     def report(self, event: events.Event) -> None:
         """Show an event."""
         match event:
-            case events.Step(step, steps, loss, speed, eta):
-                left = f"{int(eta) // 60}:{int(eta) % 60:02} left"
-                self.move("training", step, steps, f"loss {loss:.3f} {speed:.1f} pictures/s {left}")
+            case events.Step() | events.Scored() | events.Best():
+                if said := self.bar.take(event):
+                    self.console.print(said, markup=False)
             case events.Progress(what, done, total, eta):
-                self.move(what, done, total, "" if eta is None else f"{int(eta) // 60}:{int(eta) % 60:02} left")
+                self.bar.move(what, done, total, "" if eta is None else f"{clock(eta)} left")
             case events.Preview(step, path):
-                self.bar.console.print(f"previews after step {step}: {path}")
+                self.console.print(f"previews after step {step}: {path}", markup=False)
             case events.Saved(path):
-                self.bar.console.print(f"saved {path}")
+                self.console.print(f"saved {path}", markup=False)
             case events.Paused(step):
-                self.bar.console.print(f"paused after step {step}; the same command goes on")
+                self.console.print(f"paused after step {step}; the same command goes on")
             case events.Note(text):
-                self.bar.console.print(text)
+                self.console.print(text, markup=False)
 
-    def plan(self, plan: Plan, training: Training) -> None:
+    def plan(self, plan: Plan, name: str) -> None:
         """Show what will be done and why."""
-        rows = {
-            "style": training.name,
-            "base": f"{plan.base} on {plan.device}",
-            "pictures": f"{plan.pictures} at {plan.resolution} px, captions: {plan.captions}",
-            "trigger": plan.trigger or "none",
-            "adapter": f"rank {plan.rank}, alpha {plan.alpha:g}, in {plan.layers} layers",
-            "training": f"{plan.steps} steps of {plan.batch} pictures at learning rate {plan.learning_rate:g}",
-            "why": "; ".join(plan.reasons),
-        }
-        self.table({name: text for name, text in rows.items() if text})
+        self.table(plan_rows(plan.row(), name))
 
     def trained(self, result: Result) -> None:
         """Say what to do next."""
@@ -154,6 +147,18 @@ class Person:
         recipe, _ = min(cells, key=lambda drawn: abs(drawn[1].x - 0.5))
         blend = " ".join(f"--lora {style.name}:{style.weight:g}" for style in recipe.styles)
         self.console.print(f'draw one alone: difflora generate "{recipe.prompt}" {blend} --seed {recipe.seed}')
+
+    def runs(self, views: Sequence[RunView], runs: Path) -> None:
+        """Show all runs."""
+        show(self.console, runs_table(views, runs))
+
+    def run(self, view: RunView, runs: Path) -> None:
+        """Show one run in detail."""
+        show(self.console, run_detail(view, runs))
+
+    def look_on(self, read: Callable[[], list[RunView]], name: str | None, runs: Path) -> None:
+        """Show runs as they change, until Ctrl+C."""
+        look_on(self.console, read, name, runs)
 
     def scored(self, scores: Scores) -> None:
         """Show the scores with what they mean."""

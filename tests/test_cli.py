@@ -85,6 +85,7 @@ def test_json_lines_say_what_happened(place, pictures_folder, toy_folder, capsys
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     kinds = [row["event"] for row in rows]
     assert kinds.index("plan") < kinds.index("step") < kinds.index("saved") < kinds.index("result")
+    assert {"scored", "best"} <= set(kinds)
     assert rows[-1]["file"] == "loras/blobs.safetensors"
 
 
@@ -222,7 +223,10 @@ def test_a_disk_that_fills_up_stops_with_one_line_and_the_state_before_it_stays(
     assert full.returncode == 2
     assert len(full.stderr.strip().splitlines()) == 1
     assert "cannot be written" in full.stderr
-    assert not list(place.rglob("*.safetensors")) and not list(place.rglob("*.tmp"))
+    # What was encoded and measured before it was full is whole and stays; there is no state and no style.
+    left = [path.name for path in place.rglob("*.safetensors") if ".cache" not in path.parts]
+    assert set(left) <= {"judge.safetensors"}
+    assert not list(place.rglob("*.tmp"))
     with start(command, place) as after:
         assert code_of(after) == 0
     assert (place / "loras/blobs.safetensors").exists()

@@ -13,13 +13,23 @@ import pytest
 import difflora
 
 ROOT = Path(difflora.__file__).parent
-FLOORS = {"adapters": 1, "models": 2, "drawing": 3, "training": 4, "commands": 5, "cli": 5, "render": 5}
+FLOORS = {
+    "adapters": 1,
+    "models": 2,
+    "drawing": 3,
+    "training": 4,
+    "commands": 5,
+    "cli": 5,
+    "render": 5,
+    "render_training": 5,
+    "render_runs": 5,
+}
 DOORS = {
     "peft": {"models/attach.py"},
     "safetensors": {"adapters/files.py"},
     "accelerate": {"training/loop.py"},
     "tyro": {"commands/flags.py"},
-    "rich": {"render.py"},
+    "rich": {"render.py", "render_runs.py", "render_training.py"},
     "diffusers": {"models/family.py", "models/samplers.py", "models/sd.py"},
     "transformers": {"models/captioner.py", "models/sd.py"},
     "imagehash": {"training/twins.py"},

@@ -22,7 +22,7 @@ from difflora.errors import OutputError, RequestError
 from difflora.events import Event, Note, Preview, Saved, Started, Step
 from difflora.locks import Lock, held
 from difflora.models.sd import StableDiffusion
-from difflora.training.control import alive, ask, holding
+from difflora.training.control import add_steps, alive, ask, holding, wanted
 from difflora.training.queue import RunQueue
 from difflora.training.runs import Run
 from difflora.training.train import Loop, Result, prepare, train
@@ -42,7 +42,7 @@ def config(tmp_path: Path, pictures_folder: Path) -> TrainConfig:
 
 
 def run(config: TrainConfig, model: StableDiffusion, asks: dict[int, str] | None = None) -> tuple[Result, list[Event]]:
-    """One training, spoken to after some of its steps; the result and what it reported."""
+    """One training, spoken to when a step was told of, so that the next one is under way; result and events."""
     seen: list[Event] = []
 
     def report(event: Event) -> None:
@@ -151,7 +151,7 @@ def test_previews_and_saves_that_were_asked_for_change_no_number_of_the_result(c
     style = config.out / f"{STYLE}.safetensors"
     alone, metadata = style.read_bytes(), dict(read_header(style).metadata)
     (config.runs / STYLE).rename(config.runs / "aside")
-    _, events = run(config, model, {2: "save", 3: "preview", 4: "save preview"})
+    _, events = run(config, model, {1: "save", 2: "preview", 3: "save preview"})
     assert [event.step for event in events if isinstance(event, Preview)] == [0, 2, 3, 4, 5]
     again = dict(read_header(style).metadata)
     assert {key for key in metadata if metadata[key] != again[key]} <= {"modelspec.date"}
@@ -166,7 +166,7 @@ def test_previews_and_saves_that_were_asked_for_change_no_number_of_the_result(c
 
 
 def test_pause_goes_on_to_the_same_numbers_and_stop_finishes_the_style_as_it_is(config, model, tmp_path):
-    paused, events = run(config, model, {2: "pause"})
+    paused, events = run(config, model, {1: "pause"})
     assert paused.file is None and paused.step == 2
     assert view_run(config.runs / STYLE).state == "paused"
     finished, _ = run(config, model)
@@ -175,7 +175,7 @@ def test_pause_goes_on_to_the_same_numbers_and_stop_finishes_the_style_as_it_is(
     resumed = load_adapter(finished.file, model.shapes())
     assert all(torch.equal(whole.layers[path].delta(), resumed.layers[path].delta()) for path in whole.layers)
     (config.runs / STYLE).rename(config.runs / "aside")
-    stopped, events = run(config, model, {3: "stop"})
+    stopped, events = run(config, model, {2: "stop"})
     assert stopped.step == 3 and read_header(stopped.file).metadata["ss_steps"] == "3"
     assert view_run(config.runs / STYLE).state == "finished"
     assert any(isinstance(event, Note) and "after step 3 of 5" in event.text for event in events)
@@ -225,8 +225,7 @@ def test_training_lets_drawing_have_a_turn_between_its_steps(config, model, monk
 
 def test_a_run_that_fails_says_so_in_its_folder_and_goes_on_when_mended(config, model, monkeypatch):
     with monkeypatch.context() as broken:
-        spoilt = torch.tensor(float("nan"), requires_grad=True)
-        broken.setattr(Loop, "loss", lambda self, step: spoilt)
+        broken.setattr(Loop, "gradients", lambda self, step: torch.full((2,), float("nan")))
         with pytest.raises(RequestError):
             run(config, model)
     view = view_run(config.runs / STYLE)
@@ -286,7 +285,13 @@ def test_a_view_tells_all_of_a_run(config, model):
     assert view.prompts == ("a cat",) and view.eta is None and view.minutes > 0
     assert view.file == config.out / f"{STYLE}.safetensors"
     assert view.plan["steps"] == 5 and view.config["rank"] == 2
-    assert any("minutes" in note for note in view.notes)
+    assert view.plan["minutes"] is not None and view.plan["memory"] > 0
+    assert [(mark.step, mark.file is not None) for mark in view.checkpoints] == [(0, False), (5, True)]
+    assert all(
+        set(mark.scores) == {"style", "followed", "copied", "harm", "loss", "total"} for mark in view.checkpoints
+    )
+    assert view.best == 5 and "style" in view.why and view.rate > 0 and view.memory > 0
+    assert len(view.pictures) == 9
     with pytest.raises(RequestError, match="no run"):
         view_run(config.runs / "nothing")
     with pytest.raises(RequestError, match="expected the name"):
@@ -431,6 +436,46 @@ def test_trainings_run_one_after_the_other_in_the_order_that_was_set(queue, stan
     for wrong in (lambda: queue.move("x", 1), lambda: queue.remove("x"), lambda: queue.pause("x")):
         with pytest.raises(RequestError, match="does not wait"):
             wrong()
+
+
+def test_a_finished_run_with_added_steps_is_paused_and_the_queue_goes_on_with_it(queue, stands, config, model):
+    run(config, model)
+    folder = queue.runs / STYLE
+    assert view_run(folder).state == "finished"
+    with pytest.raises(RequestError, match="finished"):
+        queue.resume(STYLE)
+    add_steps(folder, 2)
+    add_steps(folder, 1)
+    assert view_run(folder).state == "paused" and wanted(folder) == 3
+    queue.resume(STYLE)
+    wait_for(lambda: len(stands) == 1)
+    result, _ = run(config, model)
+    assert result.step == 8 and wanted(folder) == 0
+    stands[0][1].end(0)
+    wait_for(lambda: queue.names() == [])
+    view = view_run(folder)
+    assert (view.state, view.step, view.steps) == ("finished", 8, 8)
+    assert [mark.step for mark in view.checkpoints] == [0, 5, 8]
+
+
+def test_what_was_finished_elsewhere_stays_in_the_queue_only_for_steps_that_were_added(queue, config, model):
+    training = prepare(config, model=model)
+    with holding(training.run.folder):
+        queue.add(config)
+        os.utime(queue.waiting.file(STYLE), (0, 0))
+        (training.run.folder / f"{STYLE}.safetensors").touch()
+        assert queue._done(STYLE)
+        add_steps(training.run.folder, 3)
+        assert not queue._done(STYLE)
+
+
+def test_steps_are_added_to_the_newest_run_of_a_name_only(tmp_path):
+    write_events(tmp_path / "ink", [step(1)])
+    (tmp_path / "ink").rename(tmp_path / "ink-1")
+    with pytest.raises(RequestError, match="put aside: expected ink"):
+        add_steps(tmp_path / "ink-1", 5)
+    with pytest.raises(RequestError, match="has not begun"):
+        add_steps(tmp_path / "oil", 5)
 
 
 def test_a_name_is_queued_once_and_never_over_an_unfinished_run_with_other_settings(queue, stands, config, model):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from ..adapters.edits import put_style
-from ..adapters.files import write_atomic
-from ..errors import OutputError, RequestError
+from ..adapters.files import read_header, writable_folder, write_atomic
+from ..errors import AdapterFileError, OutputError, RequestError
+from .control import alive
+from .waiting import Waiting, read_toml, style_name
 
 
 def kept_steps(folder: Path) -> list[int]:
@@ -32,3 +35,22 @@ def use_checkpoint(folder: Path, step: int, loras: Path, name: str | None = None
         raise OutputError(f"{file} cannot be read ({error.strerror})") from error
     write_atomic(folder / f"{name}.safetensors", data)
     return put_style(loras / f"{name}.safetensors", data)
+
+
+def choose_kept(folder: Path, step: int, loras: Path | None = None) -> Path:
+    """`use_checkpoint` of a run that rests, under its style's own name, in its own library unless another is given.
+
+    Raises RequestError, also for a run that is being trained or waits for it, and OutputError.
+    """
+    if alive(folder) or folder.name in Waiting(folder.parent).names():
+        raise RequestError(f"{folder.name} is being trained: expected a run that rests; pause or stop it first")
+    config = read_toml(folder / "config.toml")
+    loras = loras or Path(str(config.get("out", "loras")))
+    return use_checkpoint(folder, step, writable_folder(loras), style_name(config, folder))
+
+
+def used_step(file: Path) -> int | None:
+    """The step after which a style file was learnt; None where the file does not say."""
+    with suppress(AdapterFileError, KeyError, ValueError):
+        return int(read_header(file).metadata["ss_steps"])
+    return None

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from ..adapters.files import write_atomic
 from ..errors import RequestError
 from ..locks import Lock, held
+from .waiting import demand_newest
 
 # Whoever asks `alive` holds the lock for a moment.
 PATIENCE_SECONDS = 1.0
@@ -72,12 +73,14 @@ def asked(folder: Path) -> set[Ask]:
 def add_steps(folder: Path, count: int) -> None:
     """Ask a training for `count` steps more: one that runs after the step under way, any other when it goes on.
 
-    Several requests add up. Raises RequestError for a count out of range, or where there is no run.
+    Several requests add up. Raises RequestError for a count out of range, where there is no run, or where it was put
+    aside.
     """
     if not 1 <= count <= 10**6:
         raise RequestError(f"{count} steps: expected 1 to 1,000,000 more")
     if not (folder / "key.json").is_file():
         raise RequestError(f"{folder.name} has not begun: expected a run to add steps to; give --steps")
+    demand_newest(folder)
     write_atomic(folder / f".more-{secrets.token_hex(4)}-{count}", b"")
 
 

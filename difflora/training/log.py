@@ -109,6 +109,11 @@ class Log:
         kept = self.sums[-1]
         kept[1:] = step, kept[2] + loss, kept[3] + 1
 
+    @property
+    def losses(self) -> tuple[tuple[int, float], ...]:
+        """(step, loss): means over equal parts of the run, each at its last step."""
+        return tuple((int(step), total / count) for _, step, total, count in self.sums)
+
     def state(self, name: str) -> State:
         """What the log's last words mean for the style called `name`."""
         if self.phase != "saved":

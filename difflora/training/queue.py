@@ -14,7 +14,7 @@ from ..adapters.files import writable_folder, write_atomic
 from ..config import TrainConfig, as_row, check_name
 from ..errors import DiffloraError, RequestError
 from ..locks import Lock
-from .control import alive, ask
+from .control import alive, ask, wanted
 from .runs import decisive, differences, placed
 from .waiting import Waiting, read_toml, safe_name
 from .watch import view_run
@@ -71,7 +71,7 @@ class RunQueue:
     def resume(self, name: str) -> None:
         """Go on with a paused or failed run at the queue's end; raises RequestError for any other."""
         folder = self.runs / safe_name(name)
-        self._let_end(name, folder)
+        self.let_end(name)
         with self.guard:
             self._not_queued(name)
             view = view_run(folder)
@@ -115,19 +115,10 @@ class RunQueue:
 
     def delete(self, name: str) -> Path | None:
         """Throw a run away, into runs/.trash, and return where it lies now; RequestError while it works or waits."""
-        folder = self.runs / safe_name(name)
-        self._let_end(name, folder)
+        self.let_end(name)
         with self.guard:
             self._not_queued(name)
-            view_run(folder)
-            if alive(folder):
-                raise RequestError(f"{name} is being trained: expected one that is not; pause or stop it first")
-            self.waiting.forget(name)
-            if not folder.exists():
-                return None
-            trash = writable_folder(self.runs / ".trash")
-            places = (trash / (f"{name}-{i}" if i else name) for i in range(10**6))
-            return folder.rename(next(place for place in places if not place.exists()))
+            return throw_away(self.runs, name)
 
     def close(self) -> None:
         """Pause the training at work and end; what is queued stays queued, that one first."""
@@ -135,9 +126,10 @@ class RunQueue:
         self.news.set()
         self.thread.join()
 
-    def _let_end(self, name: str, folder: Path) -> None:
-        """A run that has said its last words may be at work for a moment more: its process is on its way out."""
+    def let_end(self, name: str) -> None:
+        """Wait for a run that has said its last words: it may be at work for a moment more, on its way out."""
         until, over = time.monotonic() + LEAVING_SECONDS, ("paused", "finished", "failed")
+        folder = self.runs / safe_name(name)
         while self.current == name and view_run(folder).state in over and time.monotonic() < until:
             time.sleep(0.05)
 
@@ -186,10 +178,10 @@ class RunQueue:
                 self.news.set()
 
     def _done(self, name: str) -> bool:
-        """Whether it was finished elsewhere since it was put here."""
+        """Whether it was finished elsewhere since it was put here, and no steps were added since."""
         with suppress(OSError):
             finished = (self.runs / name / f"{name}.safetensors").stat().st_mtime
-            return finished > self.waiting.file(name).stat().st_mtime
+            return finished > self.waiting.file(name).stat().st_mtime and not wanted(self.runs / name)
         return False
 
     def _run(self, name: str) -> int:
@@ -214,3 +206,22 @@ class RunQueue:
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
+
+
+def throw_away(runs: Path, name: str) -> Path | None:
+    """Throw a run away, into runs/.trash, and return where it lies now; None for one that never got a folder.
+
+    Raises RequestError where there is none, or while it works or waits.
+    """
+    folder, waiting = runs / safe_name(name), Waiting(runs)
+    view_run(folder)
+    if name in waiting.names():
+        raise RequestError(f"{name} is queued already: expected one that does not wait; take it out of the queue first")
+    if alive(folder):
+        raise RequestError(f"{name} is being trained: expected one that is not; pause or stop it first")
+    waiting.forget(name)
+    if not folder.exists():
+        return None
+    trash = writable_folder(runs / ".trash")
+    places = (trash / (f"{name}-{i}" if i else name) for i in range(10**6))
+    return folder.rename(next(place for place in places if not place.exists()))

@@ -106,6 +106,18 @@ def safe_name(name: str) -> str:
     return name
 
 
+def style_name(config: Mapping, folder: Path) -> str:
+    """The name of the style that a run learns, from the run's config."""
+    return str(config.get("name") or Path(str(config.get("images", folder.name))).resolve().name)
+
+
+def demand_newest(folder: Path) -> None:
+    """Raise RequestError for a finished run that was put aside when its name was trained anew: it cannot go on."""
+    own = style_name(read_toml(folder / "config.toml"), folder)
+    if own != folder.name:
+        raise RequestError(f"{folder.name} is an earlier run of {own}, put aside: expected {own}; name that")
+
+
 def read_toml(path: Path) -> dict:
     """A config as plain values; empty when it is missing or damaged."""
     try:

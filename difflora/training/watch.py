@@ -12,7 +12,7 @@ from ..errors import RequestError
 from .choose import kept_steps
 from .control import alive, wanted
 from .log import Log, State
-from .waiting import Waiting, read_toml, safe_name
+from .waiting import Waiting, read_toml, safe_name, style_name
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,10 @@ class Watch:
                 raise RequestError(f"no run {name!r} in {self.runs}: expected the name of one that is there")
             return RunView(name, folder, "failed", config=config, error=error, when=failed_at)
         config, plan = self._values(folder / "config.toml"), self._values(folder / "plan.json")
-        own = config.get("name") or Path(str(config.get("images", name))).name
         log = self.logs.setdefault(name, Log(folder / "events.jsonl"))
         log.read()
         running = alive(folder)
-        state = log.state(str(own))
+        state = log.state(style_name(config, folder))
         if running:
             # Around its start and its end a process holds the run without having said so yet.
             state = state if state in ("starting", "running") else "running"
@@ -191,7 +190,7 @@ def _view(log: Log, name: str, folder: Path, state: State) -> RunView:
         state,
         step=log.step,
         steps=log.steps,
-        losses=tuple((int(step), total / count) for _, step, total, count in log.sums),
+        losses=log.losses,
         loss=log.loss,
         speed=log.speed,
         eta=log.eta if state == "running" else None,
