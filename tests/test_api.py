@@ -75,10 +75,12 @@ def test_blend_writes_a_style_that_draws_at_once(client, studio):
 
 def test_a_training_is_queued_and_its_end_is_seen_in_status(client, studio):
     settings = {"name": "polled", "steps": 2, "rank": 2, "batch": 2, "preview_every": 0, "trigger": "polledstyle"}
+    # What a checkpoint draws and reads takes longer than two steps; of small pictures it takes a quarter.
+    settings["resolution"] = 32
     begun = client.predict(str(studio.images / "blobs"), settings, api_name="/train")
     assert begun["name"] == "polled"
     assert (begun["plan"]["steps"], begun["plan"]["pictures"]) == (2, 9)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while (run := next(r for r in status(client)["runs"] if r["name"] == "polled"))["state"] != "finished":
         assert run["state"] in ("queued", "starting", "running") and time.monotonic() < until, run
         time.sleep(0.2)

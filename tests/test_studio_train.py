@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from browser import Studio, lines, loaded, turn_to
+from PIL import Image
 
 from difflora.adapters.cards import card
+from difflora.training.data import read_excluded
 from difflora.training.watch import view_run
 from webui.words import text
 
 pytest.importorskip("playwright")
 from playwright.sync_api import Page, expect  # noqa: E402
 
+SAMPLES = Path(__file__).parent.parent / "sample_data"
 EVIL = "<img src=x onerror=window.hacked=1>"
 
 
@@ -52,7 +57,8 @@ def run_of(page: Page, name: str):
 def state(page: Page, name: str, which: str):
     """The badge of a run, once it says so."""
     badge = run_of(page, name).locator(".badge")
-    expect(badge).to_have_text(text(f"runs.state.{which}"))
+    # A training measures real steps and what the base draws before its first step.
+    expect(badge).to_have_text(text(f"runs.state.{which}"), timeout=90_000)
     return badge
 
 
@@ -120,15 +126,72 @@ def test_a_folder_outside_the_given_ones_is_refused_without_saying_whether_it_ex
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.fixture
+def spoilt(studio: Studio) -> Iterator[Path]:
+    """Sixteen pictures of one hand, a copy of one of them, one far too small, and one with words of style."""
+    folder = studio.images / "spoilt"
+    folder.mkdir()
+    for file in sorted((SAMPLES / "cartoon").iterdir())[:32]:
+        shutil.copy(file, folder)
+    first, second, third = sorted(folder.glob("*.webp"))[:3]
+    Image.open(first).convert("RGB").save(folder / "again.jpg", quality=80)
+    shutil.copy(first.with_suffix(".txt"), folder / "again.txt")
+    Image.open(second).convert("RGB").resize((24, 24)).save(folder / "small.png")
+    (folder / "small.txt").write_text("a small thing")
+    third.with_suffix(".txt").write_text("an oil painting of a thing")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_pictures_that_should_go_are_left_out_with_one_click_and_taken_back_with_another(page, studio, spoilt):
+    turn_to(page, "train")
+    page.locator("#folder :is(input, textarea)").fill("spoilt")
+    page.locator("#open-folder").click()
+    wall = page.locator("#pictures")
+    expect(wall.locator(".facts")).to_contain_text(text("wall.exclude").format(count=2))
+    again, small = (wall.locator(f'[data-picture="{name}"]') for name in ("again.jpg", "small.png"))
+    expect(again.locator(".faults")).to_contain_text("shows the same as")
+    expect(small.locator(".faults")).to_contain_text("24 × 24")
+    # What should go comes first, and copies stand beside what they were made from.
+    expect(wall.locator(".caption").nth(1)).to_have_class(re.compile("exclude"))
+    wall.locator('[data-only="twin"]').click()
+    expect(wall.locator(".twins .caption")).to_have_count(2)
+    wall.locator('[data-only="all"]').click()
+    wall.locator('[data-act="leave-all"]').click()
+    expect(wall.locator(".facts")).to_contain_text(text("wall.outcount").format(count=2))
+    assert set(read_excluded(spoilt)) == {"again.jpg", "small.png"}
+    small.get_by_role("button", name=text("wall.take"), exact=True).click()
+    expect(small).not_to_have_class(re.compile(r"\bout\b"))
+    assert set(read_excluded(spoilt)) == {"again.jpg"}
+    assert len(list(spoilt.glob("*.*g"))) == 2 and len(list(spoilt.glob("*.webp"))) == 16
+    page.reload()
+    loaded(page)
+    turn_to(page, "train")
+    expect(wall.locator(".caption.out")).to_have_count(1)
+
+
+def test_a_mended_caption_is_judged_anew(page, studio, spoilt):
+    turn_to(page, "train")
+    page.locator("#folder :is(input, textarea)").fill("spoilt")
+    page.locator("#open-folder").click()
+    name = sorted(path.name for path in spoilt.glob("*.webp"))[2]
+    one = page.locator(f'#pictures [data-picture="{name}"]')
+    expect(one.locator(".faults")).to_contain_text("“oil painting”")
+    caption(page, name).fill("a thing on a table")
+    caption(page, name).press("Tab")
+    expect(one.locator(".faults")).not_to_contain_text("oil painting")
+
+
 # Runs
 
 
 def test_a_training_from_dropped_pictures_to_a_card_survives_a_reload_and_a_pause(page, studio, files):
     drop(page, files[:18])
     expect(page.locator("#pictures textarea")).to_have_count(9)
-    settings(page, name="blobs", trigger="blobstyle", steps=40, rank=2, alpha=3, batch=2, preview_every=0)
+    settings(page, name="blobs", trigger="blobstyle", steps=40, rank=2, alpha=3, batch=2, preview_every=20)
     page.locator("#plan-button").click()
     expect(page.locator("#plan dl")).to_contain_text("blobs")
+    expect(page.locator("#plan dl")).to_contain_text(text("plan.measured").rpartition("}")[2])
     expect(page.locator("#plan dl")).to_contain_text(text("plan.rank").format(rank=2, alpha=3, layers="").split(",")[0])
     page.locator("#start").click()
     figures = run_of(page, "blobs").locator(".figures")
@@ -140,7 +203,8 @@ def test_a_training_from_dropped_pictures_to_a_card_survives_a_reload_and_a_paus
     state(page, "blobs", "running")
     say(page, "blobs", "preview")
     say(page, "blobs", "save")
-    expect(run_of(page, "blobs").locator(".previews figure")).to_have_count(2)
+    heads = run_of(page, "blobs").locator(".board thead th")
+    expect(heads.filter(has_text=re.compile(r"step \d"))).not_to_have_count(0)
     say(page, "blobs", "pause")
     state(page, "blobs", "paused")
     stopped = view_run(studio.runs / "blobs")
@@ -151,10 +215,36 @@ def test_a_training_from_dropped_pictures_to_a_card_survives_a_reload_and_a_paus
     state(page, "blobs", "finished")
     finished = card(studio.loras / "blobs.safetensors")
     assert (finished.rank, finished.trigger, finished.problem) == ("2", "blobstyle", "")
-    run_of(page, "blobs").get_by_role("button", name=text("runs.use"), exact=True).click()
+    run = run_of(page, "blobs")
+    expect(run.locator(".board thead .star")).to_have_count(1)
+    expect(run.locator(".board tfoot tr").first).to_contain_text(re.compile(r"%|" + text("runs.worse")))
+    the_other_checkpoint_becomes_the_style(page, studio, run)
+    steps_are_added(page, studio, run)
+    run.get_by_role("button", name=text("runs.use"), exact=True).click()
     expect(page.get_by_label(text("mixer.weight").format(name="blobs"), exact=True)).to_be_visible()
     for path in studio.loras.glob("blobs*"):
         path.unlink()
+
+
+def the_other_checkpoint_becomes_the_style(page: Page, studio: Studio, run) -> None:
+    """Use the checkpoint that was not chosen: its very file is in the library then."""
+    run.locator("button[data-step]").first.wait_for()
+    button = run.locator("button[data-step]").first
+    step = int(button.get_attribute("data-step"))
+    button.click()
+    expect(run.locator(f'button[data-step="{step}"]')).to_have_count(0)
+    kept = studio.runs / "blobs" / "checkpoints" / f"step-{step:06}.safetensors"
+    assert (studio.loras / "blobs.safetensors").read_bytes() == kept.read_bytes()
+
+
+def steps_are_added(page: Page, studio: Studio, run) -> None:
+    """A finished run goes on for four steps more."""
+    run.locator('[data-act="more"]').click()
+    run.get_by_label(text("runs.steps")).fill("4")
+    run.get_by_role("button", name=text("runs.add"), exact=True).click()
+    expect(run.locator(".figures")).to_have_text(text("runs.step").format(step=44, steps=44), timeout=90_000)
+    state(page, "blobs", "finished")
+    assert view_run(studio.runs / "blobs").step == 44
 
 
 def test_a_second_training_waits_and_can_be_taken_out(page, studio, files):

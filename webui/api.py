@@ -13,7 +13,7 @@ from difflora.drawing.batcher import Ticket
 from difflora.drawing.recipe import Recipe
 from difflora.errors import RequestError
 
-from . import easel, trainings
+from . import easel, runs, trainings
 from .desk import Desk
 from .form import Form
 from .show import plainly, who
@@ -128,7 +128,7 @@ def train_of(desk: Desk):
         """
         key = trainings.open_folder(desk, plain(folder))
         config = training_config(desk.datasets[key], settings or {})
-        name, made = trainings.start(desk, config, key)
+        name, made = runs.start(desk, config, key)
         return {"name": name, "plan": made}
 
     return train
@@ -155,12 +155,12 @@ def status_of(desk: Desk):
             {"id": t.id, "state": t.state, "position": t.position, "progress": t.progress}
             for t in desk.batcher.tickets(user)
         ]
-        runs = [
+        trained = [
             {"name": r.name, "state": r.state, "step": r.step, "steps": r.steps, "loss": r.loss, "eta": r.eta}
             for r in desk.runs.list()
         ]
         styles = [{"name": c.path.stem, "trigger": c.trigger, "fits": not c.problem} for c in desk.cards()]
         queue = desk.batcher.status()
-        return {"base": desk.config.base, "queue": queue, "drawings": mine, "styles": styles, "runs": runs}
+        return {"base": desk.config.base, "queue": queue, "drawings": mine, "styles": styles, "runs": trained}
 
     return status

@@ -22,8 +22,9 @@ from difflora.errors import DiffloraError
 from .desk import Desk
 from .easel import as_webp, facts_of, picture_file
 from .history import History, recipe_row, small, strange_small
+from .runs import run_row
 from .styles import detail, rows
-from .trainings import picture_of, run_row, wall
+from .trainings import picture_of, verdicts, wall
 
 ASSETS = Path(__file__).with_name("assets")
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -212,7 +213,7 @@ def add_library(app: FastAPI, user: User, desk: Desk) -> None:
 
 def add_training(app: FastAPI, user: User, desk: Desk) -> None:
     """Runs and the pictures they learn from."""
-    rows = Lately(lambda: [run_row(view, desk.config.runs) for view in desk.runs.list()])
+    rows = Lately(lambda: [run_row(desk, view) for view in desk.runs.list()])
 
     @app.get("/studio/runs")
     def listing(request: Request) -> Response:
@@ -236,6 +237,11 @@ def add_training(app: FastAPI, user: User, desk: Desk) -> None:
     def pictures(request: Request, key: str) -> Response:
         user(request)
         return told(lambda: wall(desk, key))
+
+    @app.get("/studio/verdicts/{key}")
+    def looked(request: Request, key: str, trigger: str = "") -> Response:
+        user(request)
+        return told(lambda: verdicts(desk, key, trigger))
 
     @app.get("/studio/wall/{key}/{name:path}")
     async def one(request: Request, key: str, name: str) -> Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import html
 import inspect
-import re
 import time
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ import gradio as gr
 from difflora.errors import DiffloraError
 
 from .desk import Desk
+from .words import in_words
 
 HEAD = '<script src="/studio/assets/base.js"></script>'
 
@@ -31,7 +31,7 @@ def told(function: Callable, escaped: Callable[[str], str] = html.escape) -> Cal
         try:
             return function(*args, **kwargs)
         except DiffloraError as error:
-            raise gr.Error(escaped(in_words(error)), duration=12, print_exception=False) from None
+            raise gr.Error(escaped(in_words(str(error))), duration=12, print_exception=False) from None
 
     wrapped.__signature__ = inspect.signature(function)
     return wrapped
@@ -52,18 +52,13 @@ def said(outputs: int = 1, rest: Callable = gr.skip) -> Callable:
                 return function(*args, **kwargs)
             except DiffloraError as error:
                 # The time makes two equal errors two values.
-                line = {"error": in_words(error), "when": time.time()}
+                line = {"error": in_words(str(error)), "when": time.time()}
                 return line if outputs == 1 else (line, *[rest()] * (outputs - 1))
 
         wrapped.__signature__ = inspect.signature(function)
         return wrapped
 
     return around
-
-
-def in_words(error: DiffloraError) -> str:
-    """The error's line with the names of fields where it names flags: there are none on a page."""
-    return re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", " "), str(error))
 
 
 def answered(function: Callable) -> Callable:
@@ -74,7 +69,7 @@ def answered(function: Callable) -> Callable:
         try:
             return {"ok": function(*args, **kwargs)}
         except DiffloraError as error:
-            return {"error": in_words(error)}
+            return {"error": in_words(str(error))}
         except (KeyError, TypeError, ValueError) as error:
             return {"error": f"the page sent something unexpected ({type(error).__name__}): reload it"}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
 
 from difflora.config import TrainConfig
 
-from . import trainings
+from . import runs, trainings
 from .desk import Desk
 from .form import Form, control
 from .show import answered, said, widget
@@ -39,15 +40,15 @@ def training_page(desk: Desk) -> None:
                 label=text("train.drop"), file_count="multiple", file_types=KINDS, elem_id="drop", height=140
             )
             folder, open_it = folder_box(desk)
-            pictures = widget("pictures", "pictures", file="training", functions=[caption_of(desk)])
+            pictures = widget("pictures", "pictures", functions=[*mend(desk)])
         with gr.Column(elem_id="train-settings", min_width=300, scale=2):
             gr.Markdown(f"## {text('train.settings')}")
             form = settings()
             with gr.Row(elem_classes="pair-of-buttons"):
                 plan_it = gr.Button(text("train.plan"), elem_id="plan-button")
                 start = gr.Button(text("train.start"), variant="primary", elem_id="start")
-            plan = widget("plan", "plan", file="training")
-            widget("runs", "runs", file="training", functions=[speak_of(desk)])
+            plan = widget("plan", "plan", file="runs")
+    widget("runs", "runs", file="runs", functions=[*talk(desk)])
     connect(desk, form, drop, folder, open_it, pictures, plan_it, start, plan)
 
 
@@ -94,13 +95,16 @@ def connect(desk: Desk, form: Form, drop, folder, open_it, pictures, plan_it, st
     def config_of(values: tuple) -> TrainConfig:
         return form.read(values, images=Path("."), base=desk.config.base)
 
+    def measuring() -> dict:
+        return {"measuring": True, "when": time.time()}
+
     @said()
     def on_plan(opened: dict | None, *values: object) -> dict:
-        return trainings.plan(desk, config_of(values), key_of(opened))
+        return runs.plan(desk, config_of(values), key_of(opened))
 
     @said()
     def on_start(opened: dict | None, *values: object) -> dict:
-        name, made = trainings.start(desk, config_of(values), key_of(opened))
+        name, made = runs.start(desk, config_of(values), key_of(opened))
         tell(text("train.started").format(name=name))
         return made
 
@@ -108,7 +112,8 @@ def connect(desk: Desk, form: Form, drop, folder, open_it, pictures, plan_it, st
     drop.upload(on_drop, [drop, pictures], [pictures, drop], show_progress="minimal", api_visibility="private")
     open_it.click(on_open, folder, pictures, **quick)
     folder.submit(on_open, folder, pictures, **quick)
-    plan_it.click(on_plan, [pictures, *form.inputs], plan, show_progress="minimal", api_visibility="private")
+    planning = plan_it.click(measuring, None, plan, **quick)
+    planning.then(on_plan, [pictures, *form.inputs], plan, **quick)
     start.click(on_start, [pictures, *form.inputs], plan, show_progress="minimal", api_visibility="private")
 
 
@@ -127,23 +132,48 @@ def tell(words: str, kind=gr.Info) -> None:
     kind(html.escape(words), duration=15 if kind is gr.Warning else 6)
 
 
-def caption_of(desk: Desk):
-    """caption({key, picture, text}): one caption, written beside its picture."""
+def mend(desk: Desk) -> tuple[Callable, ...]:
+    """What the pictures call: caption({key, picture, text}), leave_out({key, why}), take_back({key, pictures})."""
 
     @answered
     def caption(data: dict, request: gr.Request) -> bool:
         trainings.recaption(desk, str(data["key"]), str(data["picture"]), str(data["text"])[:5000])
         return True
 
-    return caption
+    @answered
+    def leave_out(data: dict, request: gr.Request) -> bool:
+        why = {str(picture): str(reason)[:200] for picture, reason in data["why"].items()}
+        trainings.leave_out(desk, str(data["key"]), why)
+        return True
+
+    @answered
+    def take_back(data: dict, request: gr.Request) -> bool:
+        trainings.take_back(desk, str(data["key"]), [str(picture) for picture in data["pictures"]])
+        return True
+
+    return caption, leave_out, take_back
 
 
-def speak_of(desk: Desk):
-    """speak({name, what}): pause, resume, save and the like."""
+def talk(desk: Desk) -> tuple[Callable, ...]:
+    """What the runs call: speak({name, what}), more({name, count}), use({name, step}), leave({name, picture})."""
 
     @answered
     def speak(data: dict, request: gr.Request) -> bool:
-        trainings.speak(desk, str(data["name"]), str(data["what"]))
+        runs.speak(desk, str(data["name"]), str(data["what"]))
         return True
 
-    return speak
+    @answered
+    def more(data: dict, request: gr.Request) -> bool:
+        runs.more(desk, str(data["name"]), int(data["count"]))
+        return True
+
+    @answered
+    def use(data: dict, request: gr.Request) -> str:
+        return runs.use(desk, str(data["name"]), int(data["step"]))
+
+    @answered
+    def leave(data: dict, request: gr.Request) -> bool:
+        runs.leave_out(desk, str(data["name"]), str(data["picture"]))
+        return True
+
+    return speak, more, use, leave

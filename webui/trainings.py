@@ -1,29 +1,26 @@
-"""Picture folders and runs as the pages ask for them. Knows no page."""
+"""Picture folders as the pages ask for them. Knows no page."""
 
 from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from difflora.config import TrainConfig, check_name
 from difflora.errors import RequestError
 from difflora.events import ignore
-from difflora.training.control import ask
-from difflora.training.data import ENDINGS, list_files, read_folder
+from difflora.training.data import ENDINGS, list_files
+from difflora.training.doctor import check, exclude, include
 from difflora.training.dropped import copy_in
-from difflora.training.plan import make_plan
 from difflora.training.survey import Survey, survey, write_caption
-from difflora.training.watch import RunView
 
 from .desk import Desk
 from .safety import inside
+from .words import in_words
 
 MOST_OPEN, MOST_PICTURES = 200, 2000
-DROPPING = threading.Lock()
+DROPPING, LOOKING = threading.Lock(), threading.Lock()
 
 
 def open_folder(desk: Desk, text: str) -> str:
@@ -75,70 +72,40 @@ def recaption(desk: Desk, key: str, picture: str, text: str) -> None:
     write_caption(folder_of(desk, key), picture, text)
 
 
+def leave_out(desk: Desk, key: str, why: Mapping[str, str]) -> None:
+    """Leave pictures (path -> reason) out of training; they stay where they are. Raises DiffloraError."""
+    exclude(folder_of(desk, key), why)
+
+
+def take_back(desk: Desk, key: str, pictures: Sequence[str]) -> None:
+    """Learn from pictures again that were left out; raises DiffloraError."""
+    include(folder_of(desk, key), pictures)
+
+
+def verdicts(desk: Desk, key: str, trigger: str) -> dict:
+    """What the doctor says of a folder's pictures, for a page."""
+    folder = folder_of(desk, key)
+    # One at a time: what one page had looked at, the next one knows.
+    with LOOKING:
+        row = check(folder, trigger=trigger[:200], model=desk.model).row()
+    return {"verdicts": row["verdicts"], "groups": row["groups"], "notes": [in_words(note) for note in row["notes"]]}
+
+
 def wall(desk: Desk, key: str) -> dict:
     """The pictures of a folder with their captions and what was found wrong, for a page."""
     folder = folder_of(desk, key)
     found = survey(folder)
     rows = [asdict(picture) for picture in found.pictures]
-    return {"key": key, "name": folder.name, "rows": rows, "notes": list(found.notes), "ready": found.ready}
+    return {
+        "key": key,
+        "name": folder.name,
+        "rows": rows,
+        "notes": [in_words(note) for note in found.notes],
+        "ready": found.ready,
+    }
 
 
 def picture_of(desk: Desk, key: str, name: str) -> Path:
     """A picture of an open folder by its relative name; raises RequestError for one outside."""
     folder = folder_of(desk, key)
     return inside(str(folder / name), [folder])
-
-
-def settle(desk: Desk, config: TrainConfig, key: str) -> TrainConfig:
-    """The config with what belongs to the studio: its base and its folders."""
-    folder = folder_of(desk, key)
-    name = check_name(config.name or folder.name)
-    own = desk.config
-    return replace(config, images=folder, name=name, base=own.base, out=own.loras, runs=own.runs)
-
-
-def plan(desk: Desk, config: TrainConfig, key: str) -> dict:
-    """What a training would do and why; raises DiffloraError for what it could not do."""
-    config = settle(desk, config, key)
-    made = make_plan(config, desk.model, read_folder(config.images, config.trigger))
-    return made.row() | {"name": config.name, "taken": (desk.config.loras / f"{config.name}.safetensors").exists()}
-
-
-def start(desk: Desk, config: TrainConfig, key: str) -> tuple[str, dict]:
-    """Put a training into the queue: (its name, its plan); raises DiffloraError for what it could not do."""
-    made = plan(desk, config, key)
-    return desk.queue.add(settle(desk, config, key)), made
-
-
-def speak(desk: Desk, name: str, what: str) -> None:
-    """What a page may say to a run: pause, resume, stop, save, preview, sooner, later, remove, delete."""
-    queue = desk.queue
-    run = desk.runs.view(check_name(name)).folder
-    match what:
-        case "pause":
-            queue.pause(name)
-        case "resume":
-            queue.resume(name)
-        case "delete":
-            queue.delete(name)
-        case "remove":
-            queue.remove(name)
-        case "sooner" | "later":
-            queue.move(name, -1 if what == "sooner" else 1)
-        case "stop" | "save" | "preview":
-            ask(run, what)  # type: ignore[arg-type]
-        case _:
-            raise RequestError(f"{what[:20]!r}: expected pause, resume, stop, save, preview, sooner, later or delete")
-
-
-def run_row(view: RunView, runs: Path) -> dict:
-    """A run for a page: figures, curve, previews as places below the runs folder."""
-    previews = [
-        {"step": step, "files": [path.relative_to(runs).as_posix() for path in paths]} for step, paths in view.previews
-    ]
-    row = {k: v for k, v in asdict(view).items() if k not in {"folder", "config", "file"}}
-    row |= {"previews": previews, "style": view.file.stem if view.file else None}
-    # The same name may be another run tomorrow: browsers keep previews under this one's time.
-    with suppress(OSError):
-        row["since"] = (view.folder / "key.json").stat().st_mtime_ns
-    return row

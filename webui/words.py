@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -18,3 +19,8 @@ def words() -> dict[str, str]:
 def text(key: str, default: str | None = None) -> str:
     """The text of a key; without one in the file, `default`; KeyError when there is neither."""
     return words()[key] if default is None else words().get(key, default)
+
+
+def in_words(line: str) -> str:
+    """A line of the library with the names of fields where it names flags: there are none on a page."""
+    return re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", " "), line)

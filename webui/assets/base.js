@@ -121,6 +121,7 @@ window.difflora ??= (() => {
     return d.h("span", { class: "thumb letter " + size, "aria-hidden": "true" }, letter);
   };
   d.picture = (name, thumb = false) => `/studio/pictures/${name.split("/").map(encodeURIComponent).join("/")}${thumb ? "?thumb=true" : ""}`;
+  d.goto = (page) => document.querySelector(`#pages button[role=tab][data-tab-id="${page}"]`)?.click();
   d.byName = (name) => d.styles.get().find((s) => s.name === name);
   // Fill a place again; what takes the place of the focused control has the focus, or every poll would take it away.
   d.fill = (place, ...children) => {
