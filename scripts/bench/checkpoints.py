@@ -129,13 +129,13 @@ def shown(name: str, value: float) -> str:
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("styles", nargs="*", choices=[*STYLES, []], default=list(STYLES))
+    parser.add_argument("styles", nargs="*", help=f"Of {', '.join(STYLES)}; all unless given.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--work", type=Path, default=Path(gettempdir()) / "difflora-checkpoints")
     parser.add_argument("--steps", type=int, help="Steps of each training, to rehearse; its own plan's unless given.")
     args = parser.parse_args()
     results, model, rows = Results(args.work / "checkpoints.jsonl"), open_model("tiny", "cpu"), []
-    for style in args.styles:
+    for style in args.styles or STYLES:
         exam = make_exam(model, style)
         base = results.once({"style": style, "trainer": "base"}, lambda exam=exam: exam.quick(None))
         for seed in args.seeds:

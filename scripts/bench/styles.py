@@ -1,10 +1,10 @@
 """Does the style score measure style, and what do the sample styles reach?
 
     .venv/bin/python scripts/bench/styles.py distances
-    .venv/bin/python scripts/bench/styles.py training ink --steps 0 50 100 200 400
+    .venv/bin/python scripts/bench/styles.py training ink --every 100
 
 `distances`: each style's held-out pictures against every style's training pictures. `training`: the distance of drawn
-held-out concepts as training goes on, from one run that is paused to measure.
+held-out concepts as training goes on, at each checkpoint of one run.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from difflora.adapters.adapter import Adapter
+from difflora.adapters.files import load_adapter
 from difflora.config import TrainConfig
 from difflora.drawing.recipe import Style
-from difflora.models.attach import learning
 from difflora.models.family import open_model
-from difflora.training.cache import as_pixels, encode
+from difflora.training.cache import as_pixels
+from difflora.training.choose import kept_steps
 from difflora.training.data import read_folder, square
 from difflora.training.score import draw_set, style_distance
-from difflora.training.train import Loop, prepare
+from difflora.training.train import prepare, train
 
 DATA = Path("sample_data")
 STYLES = ("fluent3d", "ink", "cartoon")
@@ -46,29 +46,21 @@ def distances() -> None:
         print(f"{name:<22}" + "".join(f"{style_distance(model, own, trained[other]):>12.3f}" for other in STYLES))
 
 
-def training(name: str, steps: list[int]) -> None:
-    """Train one style in memory and print the distance at each of `steps`."""
+def training(name: str, every: int) -> None:
+    """Train one style by difflora's own plan and print the distance at each of its checkpoints."""
     model = open_model("tiny")
     data = read_folder(DATA / "heldout" / name)
     captions, artist = [item.caption for item in data.items], pictures(DATA / "heldout" / name, model.side)
-    with TemporaryDirectory() as folder:
-        config = TrainConfig(images=DATA / name, out=Path(folder), runs=Path(folder), steps=max(steps))
-        run = prepare(config, model=model)
-        encoded = encode(model, run.data, run.plan.resolution, train_text=config.text_encoder)
-        paths = model.targets(config.targets, config.text_encoder)
-        found: dict[int, Adapter] = {}
-        with learning(model.parts, paths, run.plan.rank, run.plan.alpha, config.seed) as layers:
-            loop = Loop(run, layers, encoded)
-            for step in range(max(steps) + 1):
-                if step in steps:
-                    found[step] = Adapter(layers.factors())
-                if step < max(steps):
-                    loop.step(step)
-    style = Style(name, 1.0)
     print(f"{'step':>6}{'distance':>12}")
-    for step, adapter in found.items():
-        drawn = draw_set(model, captions, style, {name: adapter}, 0, lambda event: None)
-        print(f"{step:>6}{style_distance(model, drawn, artist):>12.3f}", flush=True)
+    with TemporaryDirectory() as folder:
+        config = TrainConfig(images=DATA / name, out=Path(folder), runs=Path(folder) / "runs", preview_every=every)
+        run = prepare(config, model=model)
+        train(run)
+        for step in (0, *kept_steps(run.run.folder)):
+            file = run.run.folder / "checkpoints" / f"step-{step:06}.safetensors"
+            adapters = {name: load_adapter(file, model.shapes(), model.family)} if step else {}
+            drawn = draw_set(model, captions, Style(name, 1.0) if step else None, adapters, 0, lambda event: None)
+            print(f"{step:>6}{style_distance(model, drawn, artist):>12.3f}", flush=True)
 
 
 def main() -> None:
@@ -76,9 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["distances", "training"])
     parser.add_argument("style", nargs="?", choices=STYLES, default="ink")
-    parser.add_argument("--steps", type=int, nargs="+", default=[0, 50, 100, 200, 400])
+    parser.add_argument("--every", type=int, default=100, help="Steps between checkpoints.")
     args = parser.parse_args()
-    distances() if args.what == "distances" else training(args.style, args.steps)
+    distances() if args.what == "distances" else training(args.style, args.every)
 
 
 if __name__ == "__main__":
