@@ -298,6 +298,13 @@ def test_a_view_tells_all_of_a_run(config, model):
         Watch(config.runs).view("../loras")
 
 
+def test_the_style_of_a_run_that_was_begun_elsewhere_is_found(config, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(replace(config, out=Path("here")), model)
+    monkeypatch.chdir("/")
+    assert view_run(config.runs / STYLE).file == tmp_path / "here" / f"{STYLE}.safetensors"
+
+
 def test_a_run_goes_from_starting_through_running_to_its_end(config, model):
     states = []
     watch = Watch(config.runs)

@@ -180,6 +180,10 @@ def test_a_mended_caption_is_judged_anew(page, studio, spoilt):
     caption(page, name).fill("a thing on a table")
     caption(page, name).press("Tab")
     expect(one.locator(".faults")).not_to_contain_text("oil painting")
+    notes = page.locator("#pictures .notes")
+    expect(notes).to_contain_text("no trigger given")
+    settings(page, trigger="zorvex")
+    expect(notes).not_to_contain_text("no trigger given")
 
 
 # Runs

@@ -13,7 +13,7 @@ from ..adapters.edits import replace_style
 from ..adapters.files import writable_folder
 from ..config import TrainConfig, as_row, check_name
 from ..errors import OutputError
-from ..events import Event, Failed, Note, Paused, Report, Saved, Started, ignore
+from ..events import Event, Failed, Note, Paused, Progress, Report, Saved, Started, ignore
 from ..models.attach import learning
 from ..models.family import BaseModel, open_model
 from ..turns import Turns
@@ -101,7 +101,10 @@ def survey_and_plan(
         Board.check()
     model = model or open_model(config.base, precision=config.precision)
     plan = make_plan(config, model, data)
-    return data, model, measured(plan, config, model)
+    report(Progress("measuring steps", 0, 1))
+    plan = measured(plan, config, model)
+    report(Progress("measuring steps", 1, 1))
+    return data, model, plan
 
 
 def split(data: StyleDataset, holdout: int, seed: int) -> tuple[StyleDataset, StyleDataset]:

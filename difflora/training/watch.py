@@ -139,7 +139,9 @@ class Watch:
             state = "paused"  # Its process died; the same command goes on.
         if state == "finished" and wanted(folder):
             state = "paused"  # Steps were added: the same command goes on.
-        file = log.saved if state == "finished" and log.saved and log.saved.is_file() else None
+        # A training that was begun elsewhere names its file from there.
+        saved = log.saved and Path(str(config.get("out", ""))) / log.saved.name
+        file = saved if state == "finished" and saved and saved.is_file() else None
         previews = _previews(folder / "previews")
         lessons = self._values(folder / "pictures.json")
         return replace(

@@ -139,7 +139,7 @@
     const cls = (c) => [c.step === row.best && "best", c.step === row.used && "used"].filter(Boolean).join(" ") || null;
     const title = (c) => c.step === row.best ? row.why : null;
     const score = (key, value) => h("tr", {}, h("th", { scope: "row" }, t(`runs.score.${key}`)), marks.map((c) => h("td", { class: cls(c) }, c.scores && c.step ? value(c.scores) : "–")));
-    const percent = (share) => `${Math.round(share * 100)} %`.replace("-", "−");
+    const percent = (share) => `${Math.round(share * 100 - 1e-9)}%`.replace("-", "−"); // half of a percent is rounded down, as in the words
     const choose = (c) => async () => {
       const style = await difflora.call(server.use({ name: row.name, step: c.step }));
       if (style) { difflora.say(t("runs.said.used", { name: style, step: c.step })); difflora.poke(); }
@@ -184,7 +184,7 @@
     let mean = points[0][1];
     const line = points.map(([step, loss]) => { mean = 0.93 * mean + 0.07 * loss; return `${x(step).toFixed(1)},${y(mean).toFixed(1)}`; });
     return h("figure", { class: "curve" }, h("svg", { viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", role: "img", "aria-label": t("runs.curve", { first: points[0][1].toFixed(3), last: mean.toFixed(3) }) },
-      points.map(([step, loss]) => h("circle", { cx: x(step), cy: y(loss), r: 1.6 })), h("polyline", { points: line.join(" ") })),
+      h("path", { d: points.map(([step, loss]) => `M${x(step).toFixed(1)} ${y(loss).toFixed(1)}h.01`).join("") }), h("polyline", { points: line.join(" ") })),
       h("figcaption", {}, t("runs.loss", { loss: `${high.toFixed(2)} – ${low.toFixed(2)}` })));
   }
 
@@ -197,7 +197,7 @@
     };
     const one = (kind, lesson) => h("figure", {},
       row.key && h("img", { src: `/studio/wall/${encodeURIComponent(row.key)}/${lesson.picture.split("/").map(encodeURIComponent).join("/")}`, alt: lesson.picture, loading: "lazy" }),
-      h("figcaption", { title: lesson.picture }, h("b", {}, `${Math.round(lesson.learnt * 100)} %`.replace("-", "−")), ` ${lesson.picture}`),
+      h("figcaption", { title: lesson.picture }, h("b", {}, `${Math.round(lesson.learnt * 100)}%`.replace("-", "−")), ` ${lesson.picture}`),
       kind !== "most" && row.key && h("button", { type: "button", class: "quiet", onclick: leave(lesson) }, t("runs.leave")));
     return h("details", { class: "taught" }, h("summary", {}, t("runs.taught")), h("p", { class: "hint" }, t("runs.taughthelp")),
       groups.map((kind) => [h("h4", {}, t(`runs.taught.${kind}`)), h("div", { class: "lessons" }, row.taught[kind].map((lesson) => one(kind, lesson)))]));
