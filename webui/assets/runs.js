@@ -139,7 +139,9 @@
     const cls = (c) => [c.step === row.best && "best", c.step === row.used && "used"].filter(Boolean).join(" ") || null;
     const title = (c) => c.step === row.best ? row.why : null;
     const score = (key, value) => h("tr", {}, h("th", { scope: "row" }, t(`runs.score.${key}`)), marks.map((c) => h("td", { class: cls(c) }, c.scores && c.step ? value(c.scores) : "–")));
-    const percent = (share) => `${Math.round(share * 100 - 1e-9)}%`.replace("-", "−"); // half of a percent is rounded down, as in the words
+    // A half goes to the even number, as in the words that Python writes.
+    const even = (value) => Math.round(value) - (value % 1 === 0.5 && Math.round(value) % 2);
+    const percent = (share) => `${even(share * 100)}%`.replace("-", "−");
     const choose = (c) => async () => {
       const style = await difflora.call(server.use({ name: row.name, step: c.step }));
       if (style) { difflora.say(t("runs.said.used", { name: style, step: c.step })); difflora.poke(); }
