@@ -6,11 +6,13 @@ from dataclasses import field, make_dataclass
 from typing import Annotated, get_args, get_type_hints
 
 from tyro import cli
-from tyro.conf import Positional, UseAppendAction, arg, subcommand
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
 
-__all__ = ["Json", "Positional", "UseAppendAction", "arg", "cli", "plain_flags", "subcommand"]
+__all__ = ["Json", "Positional", "Switch", "UseAppendAction", "arg", "cli", "plain_flags", "subcommand"]
 
-Json = Annotated[bool, arg(help="Print JSON lines for a script instead of text for a person.")]
+# What is asked for once, and has no --no-… beside it.
+Switch = FlagCreatePairsOff[bool]
+Json = Annotated[Switch, arg(help="Print JSON lines for a script instead of text for a person.")]
 
 
 def plain_flags(config: type) -> type:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from .flags import Json, Positional, arg, plain_flags
+from .flags import Json, Positional, Switch, arg, plain_flags
 
 
 @plain_flags
@@ -20,7 +20,7 @@ class Check:
     resolution: Annotated[
         int | None, arg(help="Pixels of the shorter side at learning; the base's own unless given.")
     ] = None
-    fix: Annotated[bool, arg(help="Write what should be left out into excluded.txt, which training heeds.")] = False
+    fix: Annotated[Switch, arg(help="Write what should be left out into excluded.txt, which training heeds.")] = False
     report: Annotated[Path | None, arg(help="HTML file to write, with the pictures in it.")] = None
     json: Json = False
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ..errors import RequestError
-from .flags import Json, Positional, arg, plain_flags
+from .flags import Json, Positional, Switch, arg, plain_flags
 
 if TYPE_CHECKING:
     from ..events import Event
@@ -32,17 +32,17 @@ class Runs:
     name: Annotated[
         Positional[str | None], arg(metavar="[NAME]", help="The run; all unless given.", help_behavior_hint="")
     ] = None
-    pause: Annotated[bool, arg(help="Save the state and end, to go on later.")] = False
-    resume: Annotated[bool, arg(help="Go on here, as its train command does; Ctrl+C pauses it.")] = False
-    preview: Annotated[bool, arg(help="Draw previews after the step under way.")] = False
-    save: Annotated[bool, arg(help="Write the style learnt so far into the library, under its step.")] = False
-    stop: Annotated[bool, arg(help="End after the step under way, with the best checkpoint as the style.")] = False
+    pause: Annotated[Switch, arg(help="Save the state and end, to go on later.")] = False
+    resume: Annotated[Switch, arg(help="Go on here, as its train command does; Ctrl+C pauses it.")] = False
+    preview: Annotated[Switch, arg(help="Draw previews after the step under way.")] = False
+    save: Annotated[Switch, arg(help="Write the style learnt so far into the library, under its step.")] = False
+    stop: Annotated[Switch, arg(help="End after the step under way, with the best checkpoint as the style.")] = False
     add_steps: Annotated[int | None, arg(metavar="N", help="Learn N steps longer.", help_behavior_hint="")] = None
     use: Annotated[
         int | None, arg(metavar="STEP", help="Make the checkpoint of STEP the style.", help_behavior_hint="")
     ] = None
-    delete: Annotated[bool, arg(help="Throw the run away, into .trash of the runs folder; its style stays.")] = False
-    watch: Annotated[bool, arg(help="Show it anew as it changes, until Ctrl+C.")] = False
+    delete: Annotated[Switch, arg(help="Throw the run away, into .trash of the runs folder; its style stays.")] = False
+    watch: Annotated[Switch, arg(help="Show it anew as it changes, until Ctrl+C.")] = False
     runs: Annotated[Path, arg(help="Folder for run folders.")] = Path("runs")
     loras: Annotated[
         Path | None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..config import TrainConfig
-from .flags import Json, Positional, arg, plain_flags
+from .flags import Json, Positional, Switch, arg, plain_flags
 
 
 @plain_flags
@@ -23,7 +23,7 @@ class Train(TrainConfig):
         arg(metavar="FILE", help="TOML file with the same keys; flags beside it win.", help_behavior_hint=""),
     ] = None
 
-    plan: Annotated[bool, arg(help="Print the plan with its measured minutes and memory, and train nothing.")] = False
+    plan: Annotated[Switch, arg(help="Print the plan with its measured minutes and memory, and train nothing.")] = False
 
     def run(self) -> None:
         """Call the library and render."""
