@@ -15,7 +15,7 @@ from .commands.runs import Runs
 from .commands.style import Blend, Inspect, Score
 from .commands.train import Again, Train
 from .commands.ui import Ui
-from .config import read_toml
+from .config_file import read_config
 from .errors import DiffloraError
 
 
@@ -64,7 +64,7 @@ def parse(argv: list[str]) -> Command:
     """Flags -> one frozen command; `train --config FILE` takes its defaults from the file."""
     options = {"prog": "difflora", "description": "Learn image styles as small adapters, blend them, draw with them."}
     if argv[:1] == ["train"] and (file := config_file(argv)) is not None:
-        default = Train(**read_toml(file), config=file)
+        default = Train(**read_config(file), config=file)
         return cli(Train, args=argv[1:], default=default, prog="difflora train")
     return cli(Commands, args=argv or ["--help"], **options)
 

@@ -6,7 +6,6 @@ The text under each field is its help wherever it is shown. `None` means that di
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -74,8 +73,8 @@ class TrainConfig:
     """Decay of the moving average of what was learnt, which is what is kept; chosen from the steps unless given."""
     holdout: int | None = None
     """Pictures kept back to see how well unseen ones are drawn; chosen from the folder unless given, 0 for none."""
-    early_stop: bool = False
-    """End when three checkpoints in a row were no better than the best one."""
+    early_stop: bool = True
+    """End when three checkpoints in a row were no better than the best one; steps added later are made all the same."""
     precision: Precision | None = None
     """Precision of the base: fp32, bf16 or fp16; chosen from the device unless given."""
     micro_batch: int | None = None
@@ -265,22 +264,3 @@ def as_row(config: TrainConfig | PictureConfig) -> dict:
     row = {f.name: getattr(config, f.name) for f in fields(config)}
     plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in row.items()}
     return {k: v for k, v in plain.items() if v is not None}
-
-
-def read_toml(path: Path) -> dict:
-    """A config file's values as TrainConfig takes them; RequestError names an unknown key."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"--config {path} is not readable: {error}") from error
-    kinds = {f.name: f.type for f in fields(TrainConfig)}
-    unknown = sorted(set(values) - set(kinds))
-    if unknown or "images" not in values:
-        what = f"the key {unknown[0]!r} is unknown" if unknown else "the key 'images' is missing"
-        raise RequestError(f"--config {path}: {what}; expected keys among {', '.join(kinds)}")
-    for name, value in values.items():
-        if name in {"images", "out", "runs"}:
-            values[name] = Path(value)
-        elif isinstance(value, list):
-            values[name] = tuple(value)
-    return values

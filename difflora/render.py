@@ -12,7 +12,7 @@ from rich.table import Table
 
 from . import events
 from .render_runs import follow, look_on, run_detail, run_row, runs_table, show
-from .render_training import Bars, clock, plan_rows
+from .render_training import Bars, clock, draw_command, plan_rows
 
 if TYPE_CHECKING:
     from .drawing.recipe import Recipe
@@ -133,9 +133,8 @@ class Person:
     def trained(self, result: Result) -> None:
         """Say what to do next."""
         if result.file is not None:
-            self.console.print(
-                f'try it: difflora generate "{{a prompt}}" --lora {result.file.stem}   (previews: {result.sheet})'
-            )
+            draw = draw_command(result.file, result.base)
+            self.console.print(f"try it: {draw}   (previews: {result.sheet})", markup=False)
 
     def drawn(self, files: Sequence[tuple[Path, Recipe]]) -> None:
         """Say what to do next; each picture was named when it was saved."""

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from .render_training import clock, figure_rows, plan_rows, rows_table, score_words, spell
+from .render_training import clock, draw_command, figure_rows, plan_rows, rows_table, score_words, spell
 
 if TYPE_CHECKING:
     from .training.watch import Checkpoint, RunView
@@ -175,7 +175,8 @@ def next_steps(view: RunView, command: str) -> dict[str, str]:
             return {"go on": f"{command} --resume"}
         case "failed":
             return {"when that is mended": f"{command} --resume"}
-    steps = {"try it": f'difflora generate "{{a prompt}}" --lora {shlex.quote(str(view.file))}'} if view.file else {}
+    base = str((view.config or {}).get("base", "tiny"))
+    steps = {"try it": draw_command(view.file, base)} if view.file else {}
     other = next((mark.step for mark in reversed(view.checkpoints) if mark.file and mark.step != view.best), None)
     if other is not None:
         steps["take another checkpoint"] = f"{command} --use {other}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -130,6 +131,14 @@ def score_words(scores: Mapping) -> str:
     if "loss" in scores:
         said.append(f"unseen loss {scores['loss']:.3f}")
     return ", ".join(said) or "not measured"
+
+
+def draw_command(file: Path, base: str) -> str:
+    """What draws with a style, its base named where it is not the embedded one."""
+    name = file.stem if file.parent == Path("loras") else str(file)
+    return f'difflora generate "{{a prompt}}" --lora {shlex.quote(name)}' + (
+        "" if base == "tiny" else f" --base {shlex.quote(base)}"
+    )
 
 
 def plan_rows(plan: Mapping, name: str = "") -> dict[str, str]:

@@ -114,6 +114,24 @@ def test_a_folder_of_thousands_is_refused_before_a_picture_is_decoded(tmp_path, 
     assert desk.datasets[trainings.open_folder(desk, ".")] == tmp_path.resolve()
 
 
+def test_an_opened_folder_keeps_its_key_when_the_studio_is_opened_again(tmp_path):
+    (tmp_path / "art").mkdir()
+
+    def desk() -> SimpleNamespace:
+        places = SimpleNamespace(images=(tmp_path / "art",), datasets=tmp_path / "dropped")
+        return SimpleNamespace(config=places, datasets={})
+
+    key = trainings.open_folder(desk(), str(tmp_path / "art"))
+    later = desk()
+    assert trainings.folder_of(later, key) == (tmp_path / "art").resolve()
+    assert trainings.open_folder(later, str(tmp_path / "art")) == key
+    with pytest.raises(RequestError, match="^no pictures are open"):
+        trainings.folder_of(later, "guessed")
+    (tmp_path / "art").rmdir()
+    with pytest.raises(RequestError, match="^art is not there any more"):
+        trainings.folder_of(later, key)
+
+
 def test_two_that_drop_pictures_at_once_get_two_folders(tmp_path):
     desk = SimpleNamespace(datasets={}, config=SimpleNamespace(datasets=tmp_path / "datasets", uploads=50))
     files = [tmp_path / f"{i}.png" for i in range(4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -445,6 +446,13 @@ def test_wordings_are_a_function_of_seed_and_captions_and_every_caption_has_some
     assert variants(item(TAGS), how) == variants(item(TAGS), how)
     assert variants(item(TAGS), how) != variants(item(TAGS), replace(how, seed=1))
     assert {"a" in text for text in variants(item("a, b", "c, d"), how)} == {True, False}
+
+
+def test_each_of_many_captions_is_shown_though_tags_move():
+    many = tuple(f"thing {i}, red" for i in range(20))
+    item = Item(Path("a.png"), many[0], many[1:])
+    shown = variants(item, TrainConfig(images=Path("x"), shuffle_tags=True))
+    assert {re.search(r"thing \d+", text)[0] for text in shown} == {f"thing {i}" for i in range(20)}
 
 
 def test_weighted_words_move_as_one_tag():

@@ -37,6 +37,7 @@ from difflora.training.captions import SOURCES
 from difflora.training.contentwords import content_tags, content_words
 from difflora.training.data import fingerprint, read_excluded, read_folder
 from difflora.training.emphasis import MOST, parse
+from difflora.training.survey import write_caption
 
 
 def paint(path: Path, colour: str = "red") -> Path:
@@ -222,6 +223,26 @@ def test_an_excluded_picture_is_not_even_decoded_and_the_rest_is_learnt(tmp_path
     assert read_excluded(tmp_path) == {"sub/broken.png": "blurred", "./#1.png": "", "b.png": "", "gone.png": ""}
 
 
+def test_an_excluded_picture_takes_no_caption_from_one_of_the_same_name(tmp_path):
+    for name in ("a.png", "a.jpg"):
+        paint(tmp_path / name)
+    write(tmp_path / "captions.json", '{"a": "words"}'), write(tmp_path / "excluded.txt", "a.jpg\n")
+    assert learnt(tmp_path) == {"a": ("words",)}
+    write_caption(tmp_path, "a.png", "better words")
+    assert learnt(tmp_path) == {"a": ("better words",)}
+
+
+def test_pictures_that_cannot_be_read_and_links_to_folders_are_always_said(tmp_path):
+    paint(tmp_path / "art" / "a.png"), paint(tmp_path / "more" / "b.png")
+    for name in ("c.TIF", "d.heic", "notes.md"):
+        write(tmp_path / "art" / name, "x")
+    (tmp_path / "art" / "linked").symlink_to(tmp_path / "more")
+    said = notes(tmp_path / "art")
+    assert any("2 not read" in text and "c.TIF" in text and "d.heic" in text for text in said)
+    assert any("links" in text and "linked" in text for text in said)
+    assert not any("notes.md" in text for text in said)
+
+
 def test_a_folder_of_which_everything_is_excluded_is_refused(tmp_path):
     paint(tmp_path / "a.png"), write(tmp_path / "excluded.txt", "a.png")
     with pytest.raises(ImageFolderError, match="naming every picture"):
@@ -275,6 +296,11 @@ def test_weighted_words_are_taken_out_and_all_else_is_words(text, plain, spans):
         ("a white and black cat, a red ball", "a white and black cat, a red ball"),
         ("the art museum of paris", "the art museum of paris"),
         ("a flat tire", "a flat tire"),
+        ("people in vintage cars", "people in vintage cars"),
+        ("a knight in black and white armor", "a knight in black and white armor"),
+        ("a man covered in oil", "a man covered in oil"),
+        ("a cat done in ink, sleeping", "a cat, sleeping"),
+        ("a desk, a lamp, a poster", "a desk, a lamp, a poster"),
         ("", ""),
     ],
 )

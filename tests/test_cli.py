@@ -98,6 +98,27 @@ def test_a_config_file_gives_the_defaults_and_flags_win(place, pictures_folder):
     assert config == TrainConfig(images=pictures_folder, rank=6, alpha=2.5, preview_prompts=("cat",))
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("steps = '100'", "steps = '100': expected a whole number"),
+        ("rank = 8.5", "rank = 8.5: expected a whole number"),
+        ("batch = true", "batch = True: expected a whole number"),
+        ("learning_rate = '1e-4'", "expected a number"),
+        ("early_stop = 'false'", "expected true or false"),
+        ("targets = 'attention+MLP'", "expected one of attention, attention+mlp"),
+        ("precision = 'float16'", "expected one of fp32, bf16, fp16"),
+        ("preview_prompts = 'a cat'", "expected a list of texts"),
+        ("base = 5", "expected a text"),
+        ("name = 2024", "expected a text"),
+        ("out = ['a', 'b']", "expected a path as text"),
+    ],
+)
+def test_a_value_of_another_kind_in_a_config_file_is_named(place, capsys, line, words):
+    (place / "style.toml").write_text(f'images = "x"\n{line}\n')
+    assert words in refused(["train", "--config", "style.toml"], capsys)
+
+
 def test_a_misspelt_key_in_a_config_file_is_named(place, capsys):
     (place / "style.toml").write_text('images = "x"\nrnak = 5\n')
     assert "'rnak' is unknown" in refused(["train", "--config", "style.toml"], capsys)

@@ -17,9 +17,12 @@ from difflora.config import TrainConfig
 from difflora.errors import OutputError, RequestError
 from difflora.events import Best, Event, Note, Paused, Scored, Step
 from difflora.models.sd import StableDiffusion
-from difflora.training.again import compared, prepare_again, read_recipe
-from difflora.training.control import add_steps
+from difflora.training import judge
+from difflora.training.again import at_its_step, compared, prepare_again, read_recipe
+from difflora.training.choose import use_checkpoint, used_step
+from difflora.training.control import add_steps, ask
 from difflora.training.loop import Average, Loop
+from difflora.training.runs import Run
 from difflora.training.train import prepare, split, train
 
 
@@ -324,13 +327,69 @@ def test_the_style_is_the_best_checkpoint_and_says_why(config, model):
     assert content_sha256(kept) == content_sha256(config.out / "blobs.safetensors")
 
 
-def test_no_improvement_in_three_checkpoints_ends_early_when_asked(config, model):
-    plain = replace(config, steps=30, preview_every=3, learning_rate=1e-8, early_stop=True)
+def steps_of(events: list[Event]) -> list[int]:
+    return [event.step for event in events if isinstance(event, Step)]
+
+
+def test_no_improvement_in_three_checkpoints_ends_early_and_added_steps_are_made_all_the_same(config, model):
+    plain = replace(config, steps=30, preview_every=3, learning_rate=1e-8)
     seen = run(plain, model)
     assert "three checkpoints in a row were no better" in notes(seen)
-    assert max(event.step for event in seen if isinstance(event, Step)) < 30
-    assert not any(isinstance(event, Paused) for event in seen)
+    end = steps_of(seen)[-1]
+    assert end == 12 and not any(isinstance(event, Paused) for event in seen)
     assert (plain.out / "blobs.safetensors").exists()
+    assert not steps_of(run(plain, model))
+    add_steps(plain.runs / "blobs", 7)
+    assert steps_of(run(plain, model, counted(2)))[-1] == end + 2
+    assert steps_of(run(plain, model))[-1] == end + 7
+    assert not steps_of(run(plain, model))
+    assert steps_of(run(replace(plain, early_stop=False, name="whole"), model))[-1] == 30
+
+
+@pytest.mark.parametrize("when", ["paused", "killed in the checkpoint", "killed after it"])
+def test_an_early_end_is_the_same_after_an_interruption_at_its_very_step(config, model, tmp_path, monkeypatch, when):
+    monkeypatch.setattr("difflora.training.judge.plateau", lambda scores: len(scores) > 3)
+    long = replace(config, steps=30)
+    run(long, model)
+    other = elsewhere(long, tmp_path / "other")
+    if when == "paused":
+        run(other, model, counted(9))
+    else:
+        place = (judge, "scored") if "in" in when else (Run, "end")
+        own, calls = getattr(*place), iter(range(10**6))
+
+        def dying(*args):
+            if place[0] is Run or next(calls) == 3:
+                raise KeyboardInterrupt
+            return own(*args)
+
+        monkeypatch.setattr(*place, dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(other, model)
+        monkeypatch.setattr(*place, own)
+    assert not steps_of(run(other, model))
+    assert content_sha256(other.out / "blobs.safetensors") == content_sha256(long.out / "blobs.safetensors")
+
+
+def test_a_run_stopped_by_hand_goes_on_only_for_steps_that_are_added(config, model):
+    training = prepare(config, model=model)
+    train(training, lambda event: ask(training.run.folder, "stop") if isinstance(event, Step) else None)
+    assert not steps_of(run(config, model))
+    add_steps(training.run.folder, 2)
+    assert steps_of(run(config, model)) == [3, 4]
+
+
+def test_a_training_that_ended_early_and_went_on_is_repeated_from_its_file(config, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("difflora.training.judge.plateau", lambda scores: len(scores) > 3)
+    monkeypatch.setattr("difflora.training.judge.choose", lambda scores: (max(scores), "the last one"))
+    monkeypatch.setattr("difflora.training.train.open_model", lambda base, precision=None: model)
+    long = replace(config, steps=30)
+    assert steps_of(run(long, model))[-1] == 9
+    add_steps(long.runs / "blobs", 2)
+    assert steps_of(run(long, model)) == [10, 11]
+    file = long.out / "blobs.safetensors"
+    recipe = read_recipe(file, images=None, name=None, out=tmp_path / "o", runs=long.runs)
+    assert content_sha256(train(prepare_again(recipe)).file) == content_sha256(file)
 
 
 def test_pictures_kept_back_are_never_learnt_from(config, model):
@@ -358,6 +417,17 @@ def test_a_training_is_repeated_from_its_file_alone_bit_for_bit(config, model, t
     training = prepare_again(recipe)
     made = train(training).file
     assert made is not None and "to the last bit" in compared(file, made)
+
+
+def test_a_checkpoint_chosen_by_hand_is_what_repeating_it_makes(config, model, tmp_path, monkeypatch):
+    run(config, model)
+    steps = {3, 6} - {used_step(config.out / "blobs.safetensors")}
+    file = use_checkpoint(config.runs / "blobs", steps.pop(), config.out)
+    monkeypatch.setattr("difflora.training.train.open_model", lambda base, precision=None: model)
+    recipe = read_recipe(file, images=None, name=None, out=tmp_path / "o", runs=config.runs)
+    training = prepare_again(recipe)
+    made = at_its_step(file, training, train(training).file)
+    assert "to the last bit" in compared(file, made)
 
 
 def test_a_file_that_tells_nothing_of_its_training_is_refused(config, model, tmp_path):

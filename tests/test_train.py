@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from difflora.events import Event, Preview, Step
 from difflora.models.attach import attached
 from difflora.models.sd import StableDiffusion
 from difflora.training.cache import encode
+from difflora.training.choose import use_checkpoint
 from difflora.training.plan import warm_cosine
 from difflora.training.train import prepare, train
 
@@ -145,6 +147,21 @@ def test_a_finished_run_is_put_aside_not_lost(config, model):
     run(replace(config, rank=5), model)
     assert (config.runs / "blobs-1" / "blobs.safetensors").read_bytes() == old
     assert learnt(config, model).layers["unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"].rank == 5
+
+
+def test_a_paused_run_is_never_put_aside_though_one_of_its_checkpoints_became_the_style(config, model):
+    run(replace(config, preview_every=1), model, after(2))
+    use_checkpoint(config.runs / "blobs", 1, config.out)
+    with pytest.raises(RequestError, match="unfinished run with other settings"):
+        prepare(replace(config, preview_every=1, seed=5), model=model)
+
+
+def test_a_run_that_goes_on_with_other_folders_remembers_them(config, model, tmp_path):
+    run(config, model, after(2))
+    moved = replace(config, images=shutil.copytree(config.images, tmp_path / "moved"), out=tmp_path / "elsewhere")
+    prepare(moved, model=model)
+    kept = tomllib.loads((config.runs / "blobs" / "config.toml").read_text())
+    assert (kept["images"], kept["out"]) == (str(moved.images), str(moved.out))
 
 
 def test_repeating_a_finished_command_trains_nothing_and_keeps_the_file(config, model):

@@ -238,10 +238,16 @@ def add_training(app: FastAPI, user: User, desk: Desk) -> None:
         user(request)
         return told(lambda: wall(desk, key))
 
+    # One at a time: what one page had looked at, the next one knows. Who waits holds no thread.
+    looking = asyncio.Lock()
+
     @app.get("/studio/verdicts/{key}")
-    def looked(request: Request, key: str, trigger: str = "") -> Response:
+    async def looked(request: Request, key: str, trigger: str = "") -> Response:
         user(request)
-        return told(lambda: verdicts(desk, key, trigger))
+        async with looking:
+            if await request.is_disconnected():
+                return Response(status_code=204)
+            return await asyncio.to_thread(told, lambda: verdicts(desk, key, trigger))
 
     @app.get("/studio/wall/{key}/{name:path}")
     async def one(request: Request, key: str, name: str) -> Response:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from difflora.adapters.disk import stamp
 from difflora.config import TrainConfig, check_name
@@ -23,6 +24,7 @@ from .safety import inside
 from .trainings import folder_of, remember
 
 MOST, MANY = 8, 24
+MEASURING = Lock()
 
 
 def settle(desk: Desk, config: TrainConfig, key: str) -> TrainConfig:
@@ -36,7 +38,9 @@ def settle(desk: Desk, config: TrainConfig, key: str) -> TrainConfig:
 def plan(desk: Desk, config: TrainConfig, key: str) -> dict:
     """What a training would do and why, its minutes and memory measured; raises DiffloraError for what it cannot do."""
     config = settle(desk, config, key)
-    return plan_apart(config) | named(desk, config)
+    # Each measuring opens a base of its own.
+    with MEASURING:
+        return plan_apart(config) | named(desk, config)
 
 
 def start(desk: Desk, config: TrainConfig, key: str) -> tuple[str, dict]:

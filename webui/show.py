@@ -70,8 +70,10 @@ def answered(function: Callable) -> Callable:
             return {"ok": function(*args, **kwargs)}
         except DiffloraError as error:
             return {"error": in_words(str(error))}
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             return {"error": f"the page sent something unexpected ({type(error).__name__}): reload it"}
+        except OSError as error:
+            return {"error": f"the studio's folders cannot be written ({error.strerror}): mend that and try again"}
 
     wrapped.__signature__ = inspect.signature(function)
     return wrapped

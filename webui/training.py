@@ -113,7 +113,7 @@ def connect(desk: Desk, form: Form, drop, folder, open_it, pictures, plan_it, st
     open_it.click(on_open, folder, pictures, **quick)
     folder.submit(on_open, folder, pictures, **quick)
     planning = plan_it.click(measuring, None, plan, **quick)
-    planning.then(on_plan, [pictures, *form.inputs], plan, **quick)
+    planning.then(on_plan, [pictures, *form.inputs], plan, trigger_mode="always_last", **quick)
     start.click(on_start, [pictures, *form.inputs], plan, show_progress="minimal", api_visibility="private")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from difflora.adapters.files import writable_folder, write_atomic
 from difflora.errors import RequestError
 from difflora.events import ignore
 from difflora.training.data import ENDINGS, list_files
@@ -19,8 +22,10 @@ from .desk import Desk
 from .safety import inside
 from .words import in_words
 
-MOST_OPEN, MOST_PICTURES = 200, 2000
-DROPPING, LOOKING = threading.Lock(), threading.Lock()
+MOST_OPEN, MOST_PICTURES = 1000, 2000
+DROPPING, KEYS = threading.Lock(), threading.RLock()
+# Each reading decodes every picture of a folder.
+READING = threading.Semaphore(2)
 
 
 def open_folder(desk: Desk, text: str) -> str:
@@ -36,7 +41,7 @@ def open_folder(desk: Desk, text: str) -> str:
 
 def drop(desk: Desk, files: Sequence[Path], key: str | None) -> tuple[str, Survey]:
     """Dropped files -> a new folder of this studio, or more of them into the one that is open."""
-    folder = desk.datasets.get(key or "")
+    folder = known_folders(desk).get(key or "")
     own = desk.config.datasets.resolve()
     # One at a time: two that drop at once would get one folder, or one name for two pictures.
     with DROPPING:
@@ -48,23 +53,40 @@ def drop(desk: Desk, files: Sequence[Path], key: str | None) -> tuple[str, Surve
 
 
 def remember(desk: Desk, folder: Path) -> str:
-    """The key under which pages speak of a folder."""
-    for key, known in desk.datasets.items():
-        if known == folder:
-            return key
-    key = secrets.token_urlsafe(12)
-    desk.datasets[key] = folder
-    while len(desk.datasets) > MOST_OPEN:
-        desk.datasets.pop(next(iter(desk.datasets)))
-    return key
+    """The key under which pages speak of a folder: unguessable, and the same after a restart."""
+    with KEYS:
+        known = known_folders(desk)
+        key = next((key for key, place in known.items() if place == folder), "")
+        if not key:
+            key = secrets.token_urlsafe(12)
+            # The newest last: what is forgotten first was opened first.
+            known[key] = folder
+            while len(known) > MOST_OPEN:
+                known.pop(next(iter(known)))
+            writable_folder(desk.config.datasets)
+            rows = {key: str(place) for key, place in known.items()}
+            write_atomic(desk.config.datasets / ".keys.json", json.dumps(rows).encode())
+        return key
+
+
+def known_folders(desk: Desk) -> dict[str, Path]:
+    """All folders that pages have keys for, read from disk once."""
+    if not desk.datasets:
+        with suppress(OSError, ValueError, AttributeError):
+            rows = json.loads((desk.config.datasets / ".keys.json").read_text(encoding="utf-8"))
+            desk.datasets.update({str(key): Path(place) for key, place in rows.items()})
+    return desk.datasets
 
 
 def folder_of(desk: Desk, key: str) -> Path:
-    """The folder of a key; RequestError when it is none of this studio's."""
-    folder = desk.datasets.get(key or "")
+    """The folder of a key; RequestError when it is none of this studio's, or lies in none of its folders any more."""
+    folder = known_folders(desk).get(key or "")
     if folder is None:
         raise RequestError("no pictures are open: drop some, or name a folder")
-    return folder
+    with suppress(RequestError):
+        if (found := inside(str(folder), [*desk.config.images, desk.config.datasets])).is_dir():
+            return found
+    raise RequestError(f"{folder.name} is not there any more: drop its pictures, or name another folder")
 
 
 def recaption(desk: Desk, key: str, picture: str, text: str) -> None:
@@ -84,17 +106,15 @@ def take_back(desk: Desk, key: str, pictures: Sequence[str]) -> None:
 
 def verdicts(desk: Desk, key: str, trigger: str) -> dict:
     """What the doctor says of a folder's pictures, for a page."""
-    folder = folder_of(desk, key)
-    # One at a time: what one page had looked at, the next one knows.
-    with LOOKING:
-        row = check(folder, trigger=trigger[:200], model=desk.model).row()
+    row = check(folder_of(desk, key), trigger=trigger[:200], model=desk.model).row()
     return {"verdicts": row["verdicts"], "groups": row["groups"], "notes": [in_words(note) for note in row["notes"]]}
 
 
 def wall(desk: Desk, key: str) -> dict:
     """The pictures of a folder with their captions and what was found wrong, for a page."""
     folder = folder_of(desk, key)
-    found = survey(folder)
+    with READING:
+        found = survey(folder)
     rows = [asdict(picture) for picture in found.pictures]
     return {
         "key": key,

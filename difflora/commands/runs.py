@@ -114,7 +114,7 @@ class Runs:
 
     def go_on(self, view: RunView) -> None:
         """Train on in this process, as `train --config` of the run's own file; raises RequestError if it cannot."""
-        from ..config import read_toml
+        from ..config_file import read_config
         from ..training.waiting import demand_newest
         from .train import Train
 
@@ -122,4 +122,4 @@ class Runs:
             raise RequestError(f"{view.name} is {view.state}: expected a paused or failed run; {INSTEAD[view.state]}")
         demand_newest(view.folder)
         file = view.folder / "config.toml"
-        Train(**read_toml(file) | {"runs": self.runs.absolute()}, config=file, json=self.json).run()
+        Train(**read_config(file) | {"runs": self.runs.absolute()}, config=file, json=self.json).run()

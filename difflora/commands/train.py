@@ -60,7 +60,7 @@ class Again:
         """Call the library and render."""
         from .. import render
         from ..events import Note
-        from ..training.again import compared, prepare_again, read_recipe
+        from ..training.again import at_its_step, compared, prepare_again, read_recipe
         from ..training.train import train
 
         screen = render.screen(self.json)
@@ -70,7 +70,7 @@ class Again:
             screen.plan(training.plan, training.name)
             result = train(training, screen.report, stop=stop_on_signal())
             if result.file is not None:
-                screen.report(Note(compared(self.file, result.file)))
+                screen.report(Note(compared(self.file, at_its_step(self.file, training, result.file))))
         screen.trained(result)
         if result.file is None:
             raise SystemExit(130)

@@ -14,6 +14,7 @@ from ..errors import BaseModelError, RequestError
 from . import objectives
 from .samplers import make_sampler
 
+ENCODED_AT_ONCE = 8
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 MLP = ("ff.net.0.proj", "ff.net.2")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -116,8 +117,12 @@ class StableDiffusion:
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> latents (B, C, H / factor, W / factor): the posterior's mean."""
-        posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
-        return posterior.mode().float() * self.vae.config.scaling_factor
+        found = []
+        # A few at a time: one picture of 512 px fills half a gigabyte on its way through a full-size autoencoder.
+        for part in pixels.split(ENCODED_AT_ONCE):
+            posterior = self.vae.encode(part.to(self.device, self.vae.dtype)).latent_dist
+            found.append(posterior.mode().float() * self.vae.config.scaling_factor)
+        return torch.cat(found)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:

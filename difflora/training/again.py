@@ -12,6 +12,7 @@ from ..adapters.files import content_sha256, read_header
 from ..config import TrainConfig, check_name
 from ..errors import RequestError
 from ..events import Note, Report, ignore
+from .choose import kept_steps, use_checkpoint, used_step
 from .train import Training, prepare
 
 # Decided by the plan when it was made; another version, or more pictures, might decide otherwise.
@@ -88,6 +89,17 @@ def prepare_again(recipe: Recipe, report: Report = ignore) -> Training:
     for at, total in recipe.segments[len(training.run.segments()) :]:
         training.run.extend(at, total)
     return training
+
+
+def at_its_step(original: Path, training: Training, made: Path) -> Path:
+    """The new style at the original's own step, where the new run kept it: the original may have been chosen by hand.
+
+    Raises OutputError.
+    """
+    step, run = used_step(original), training.run
+    if step in (None, used_step(made)) or step not in kept_steps(run.folder):
+        return made
+    return use_checkpoint(run.folder, step, training.config.out, training.name)
 
 
 def compared(original: Path, made: Path) -> str:

@@ -35,6 +35,8 @@ class Captioned:
     """One line for each picture that got none."""
     left: int = 0
     """Pictures still to come when it was stopped."""
+    overwrite: bool = False
+    """Whether pictures with a caption get new ones, so that beginning again begins with the first."""
 
     def row(self) -> dict:
         """JSON-ready values."""
@@ -43,13 +45,14 @@ class Captioned:
 
     def words(self) -> dict[str, str]:
         """For a person."""
+        again = "describes all of them again" if self.overwrite else "goes on"
         rows = {
             "described": f"{len(self.written)}, each in a .txt file beside its picture to be read and corrected"
             if self.written
             else "0",
             "passed over": f"{self.had_one} with a caption; --overwrite describes them anew" if self.had_one else "",
             "refused": f"{len(self.refused)} without a caption" if self.refused else "",
-            "paused": f"{self.left} left; the same command goes on" if self.left else "",
+            "paused": f"{self.left} left; the same command {again}" if self.left else "",
         }
         return {name: text for name, text in rows.items() if text}
 
@@ -79,7 +82,7 @@ def caption_folder(
     began = time.monotonic()
     for start in range(0, len(paths), batch):
         if stop():
-            return Captioned(tuple(written), had_one, tuple(refused), len(paths) - start)
+            return Captioned(tuple(written), had_one, tuple(refused), len(paths) - start, overwrite)
         opened = _open(Path(folder), paths[start : start + batch], files, refused)
         said = captioner.describe([picture for _, picture in opened], question, LENGTHS[mode]) if opened else []
         for (path, _), text in zip(opened, said, strict=True):
@@ -111,6 +114,8 @@ def uncaptioned(folder: Path, overwrite: bool, report: Report = ignore) -> tuple
         raise ImageFolderError(f"{shown(folder)}: {'; '.join(problems[:SHOWN])}")
     kept = [picture for picture in pictures if picture not in out]
     bare = [picture for picture in kept if overwrite or _source(captions, picture) in NAMES]
+    # One that is left out takes no other's place for a caption.
+    files = [file for file in files if file not in out]
     return bare, files, len(kept) - len(bare)
 
 

@@ -146,7 +146,7 @@ class Captions:
             if path in self.pictures:
                 return [path]
             if path in self.sharing:
-                return self.sharing[path]
+                return [picture for picture in self.sharing[path] if picture not in self.excluded]
         last = parts[-1] if parts else ""
         return [p for p in self.by_name.get(last, ()) if p.is_relative_to(place) and p not in self.excluded]
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..adapters.files import save_adapter, writable_folder, write_atomic
 from ..drawing.generate import to_pictures
+from ..errors import RequestError
 from ..events import Best, Note, Preview, Report, Scored
-from . import judge
+from . import emphasis, judge
 from .cache import Encoded, as_pixels
 from .data import square
 from .kept import record
@@ -40,7 +41,9 @@ class Checkpoints:
     def due(self, step: int) -> bool:
         """Whether a checkpoint belongs after this step: at the ends, and as often as planned."""
         every = self.plan.preview_every
-        return step in (0, self.loop.total) or bool(every and step % every == 0)
+        # An end that steps were added to was one when it was reached.
+        ends = (0, self.loop.total, *(at for at, _ in self.run.segments() if at == self.loop.total_at(at - 1)))
+        return step in ends or bool(every and step % every == 0)
 
     def make_up(self, step: int) -> None:
         """Take the checkpoint that an interruption cost."""
@@ -109,8 +112,13 @@ class Checkpoints:
                 found.append(self.model.draw(part, [""] * len(part), seeds=seeds, **how))
                 start += len(part)
             except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error) or fit == 1:
+                if not out_of_memory(error):
                     raise
+                if fit == 1:
+                    raise RequestError(
+                        f"memory is too small to draw one picture of {side[0]} px: lower --resolution, or close other "
+                        "programs"
+                    ) from None
                 fit = (fit + 1) // 2
         # Numbers that failed are drawn as grey, and told of, rather than ending a training.
         return torch.nan_to_num(torch.cat(found))
@@ -153,4 +161,4 @@ def unseen_of(training: Training, data: Encoded, unseen: Encoded | None) -> tupl
     group = max(groups, key=lambda group: len(group.places))
     places = group.places[:: max(1, len(group.places) // judge.UNSEEN)][: judge.UNSEEN]
     index = [group.places.index(place) for place in places]
-    return group.latents[index].clone(), [items[place].caption for place in places]
+    return group.latents[index].clone(), [emphasis.parse(items[place].caption).text for place in places]

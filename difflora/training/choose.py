@@ -28,7 +28,7 @@ def use_checkpoint(folder: Path, step: int, loras: Path, name: str | None = None
     file = folder / "checkpoints" / f"step-{step:06}.safetensors"
     if not file.is_file():
         steps = ", ".join(map(str, kept_steps(folder))) or "none yet"
-        raise RequestError(f"no checkpoint of step {step} in {folder}: expected one of {steps}")
+        raise RequestError(f"no checkpoint of step {step} in {folder.name}: expected one of {steps}")
     try:
         data = file.read_bytes()
     except OSError as error:

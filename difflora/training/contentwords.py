@@ -56,7 +56,9 @@ INSIDE = _patterns(
     # Up to the next comma or stop: an artist's name has any number of words.
     rf",? (?:{MADE} )?in the style of [^,.;]+",
     rf",? (?:{MADE} )?(?:in|with) (?:an? |the )?(?:[\w'-]+ ){{0,3}}?(?:style|aesthetic|technique)\b",
-    rf",? (?:{MADE} )?in (?:{LOOK}|watercolou?rs?|oils?|ink|pencil|charcoal|pastels?|crayon)\b",
+    # "in vintage cars" speaks of the things, and so does "covered in oil".
+    rf",?(?<!covered)(?<!soaked)(?<!dipped) (?:{MADE} )?in "
+    rf"(?:{LOOK}|watercolou?rs?|oils?|ink|pencil|charcoal|pastels?|crayon)(?=\s*(?:[,.;]|$))",
     r",? by an? (?:unknown )?artist\b[^,.;]*",
 )
 TAG = re.compile(
@@ -64,6 +66,8 @@ TAG = re.compile(
     r"lineart|simple background|traditional media|[48]k|u?hd|sketchy|(?:cel )?shading|artistic)",
     re.IGNORECASE,
 )
+# Things that may be shown, where they follow on others.
+OBJECT = re.compile(rf"{ARTICLE} (?:poster|picture|photo|logo|sticker|figure|print|mosaic|sign)s?", re.IGNORECASE)
 SENTENCE = re.compile(
     rf"^(?:the|its|his|her|this) (?:overall )?(?:{MEDIUM}|(?:\w+ )?{TRAITS}) {SAYS}\b(?! (?:of|showing)\b)",
     re.IGNORECASE,
@@ -100,5 +104,6 @@ def _of_sentence(sentence: str) -> str:
     for phrase in INSIDE:
         words = phrase.sub("", words)
     parts = [part.strip() for part in words.split(",")]
-    words = ", ".join(part for part in parts if part and not TAG.fullmatch(part))
+    own = (i > 0 and bool(OBJECT.fullmatch(part)) or not TAG.fullmatch(part) for i, part in enumerate(parts))
+    words = ", ".join(part for part, kept in zip(parts, own, strict=True) if part and kept)
     return f"{words}{end}" if words else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from ..errors import RequestError
 from ..events import ignore
 from .data import ENDINGS, EXCLUDED, list_files, one_line, read_excluded, read_text, shown
 
+# Two clicks at once must not write over each other.
+WRITING = threading.Lock()
 HEAD = "# Left out of training: one picture a line, the reason after two spaces and a #. Remove a line to use it again."
 
 
@@ -22,11 +25,14 @@ def exclude(folder: Path, paths: Mapping[str, str]) -> int:
     """
     folder = Path(folder)
     _check(folder, paths)
-    there = read_excluded(folder)
-    new = [f"{path}  # {one_line(why)}" if one_line(why) else path for path, why in paths.items() if path not in there]
-    if new:
-        _write(folder, [*(_lines(folder) or [HEAD]), *new])
-    return len(new)
+    with WRITING:
+        there, new = read_excluded(folder), []
+        for path, why in paths.items():
+            if path not in there:
+                new.append(f"{path}  # {one_line(why)}" if one_line(why) else path)
+        if new:
+            _write(folder, [*(_lines(folder) or [HEAD]), *new])
+        return len(new)
 
 
 def include(folder: Path, paths: Collection[str]) -> int:
@@ -34,11 +40,12 @@ def include(folder: Path, paths: Collection[str]) -> int:
 
     Raises OutputError, or ImageFolderError when the file cannot be read.
     """
-    lines = _lines(Path(folder))
-    kept = [line for line in lines if _path(line) not in set(paths)]
-    if len(kept) < len(lines):
-        _write(Path(folder), kept)
-    return len(lines) - len(kept)
+    with WRITING:
+        lines = _lines(Path(folder))
+        kept = [line for line in lines if _path(line) not in set(paths)]
+        if len(kept) < len(lines):
+            _write(Path(folder), kept)
+        return len(lines) - len(kept)
 
 
 def _check(folder: Path, paths: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .loop import Loop
     from .train import Training
 
-TIMES, CHUNK = (0.4, 0.7), 8
+TIMES = (0.4, 0.7)
 Verdict = Literal["learnt", "never learnt", "learnt by heart"]
 
 
@@ -33,11 +33,11 @@ class Lesson:
 
 
 @torch.inference_mode()
-def picture_losses(model, data: Encoded) -> list[float]:
+def picture_losses(model, data: Encoded, at_once: int) -> list[float]:
     """The mean loss of each picture at fixed noise and times."""
     found = [0.0] * len(data)
-    for start in range(0, len(data), CHUNK):
-        rows = range(start, min(start + CHUNK, len(data)))
+    for start in range(0, len(data), at_once):
+        rows = range(start, min(start + at_once, len(data)))
         for group in data.plain(rows):
             noise = judge.fixed_noise(group.latents, len(TIMES))
             for k, time in enumerate(TIMES):
@@ -65,9 +65,9 @@ def lessons(names: list[str], before: list[float], after: list[float]) -> list[L
 def write_lessons(training: Training, loop: Loop, data: Encoded) -> list[Lesson]:
     """Measure every picture with the style and without, into pictures.json; the most learnt first."""
     with loop.average.shown():
-        after = picture_losses(training.model, data)
+        after = picture_losses(training.model, data, loop.fit.micro)
     with loop.layers.off():
-        before = picture_losses(training.model, data)
+        before = picture_losses(training.model, data, loop.fit.micro)
     folder = training.data.folder
     names = [item.path.relative_to(folder).as_posix() for item in training.data.items]
     table = sorted(lessons(names, before, after), key=lambda lesson: -lesson.learnt)

@@ -103,7 +103,7 @@ class Loop:
     @property
     def total(self) -> int:
         """The last step, with what was added on the way."""
-        return max([self.plan.steps, *(total for _, total in self.training.run.segments())])
+        return [self.plan.steps, *(total for _, total in self.training.run.segments())][-1]
 
     def steps(self, first: int, stop: Stop) -> Iterator[tuple[int, set[Ask]]]:
         """Make the steps after `first`, yielding the number of each and what was asked for meanwhile.
@@ -142,9 +142,10 @@ class Loop:
         )
 
     def add(self, step: int, more: int) -> None:
-        """Go on for `more` steps than planned."""
+        """Go on for `more` steps than planned, or than were made where the run had ended before its last one."""
         if more:
-            self.training.run.extend(step, self.total + more)
+            run = self.training.run
+            run.extend(step, (step if run.ended(step) else self.total) + more)
             self.tell(Note(f"{more} steps more, as asked: {self.total} in all"))
 
     def step(self, step: int) -> float | None:
@@ -167,7 +168,7 @@ class Loop:
 
     def total_at(self, step: int) -> int:
         """The number of steps that counted when `step` was made first: steps added later don't change the past."""
-        return max([self.plan.steps, *(total for at, total in self.training.run.segments() if at <= step)])
+        return [self.plan.steps, *(total for at, total in self.training.run.segments() if at <= step)][-1]
 
     def exploded(self, loss: float) -> bool:
         """Whether the newest losses are far above the first ones."""
@@ -231,7 +232,7 @@ class Loop:
 
     def adapter(self) -> Adapter:
         """The style as learnt so far: the average."""
-        info = Info(self.training.name, self.model.family, self.model.name, self.training.config.trigger or "")
+        info = Info(self.training.name, self.model.family, self.model.name, self.plan.trigger)
         with self.average.shown():
             return Adapter(self.layers.factors(), info)
 

@@ -11,6 +11,7 @@ from ..config import TrainConfig
 from ..models.family import BaseModel
 from .buckets import table
 from .data import StyleDataset
+from .reading import one_line
 
 LEAST_SAMPLES, MOST_SAMPLES = 800, 6400
 FEW, SMALL = 20, 40
@@ -67,6 +68,9 @@ def make_plan(config: TrainConfig, model: BaseModel, data: StyleDataset) -> Plan
     pictures = len(data) - holdout
     batch = min(config.batch or start.batch, pictures)
     steps = choose_steps(config, start.samples_per_picture, pictures, batch, reasons)
+    every = max(1, -(-steps // 8)) if config.preview_every is None else config.preview_every
+    if config.early_stop and 0 < 4 * every < steps:
+        reasons.append("it ends earlier when three checkpoints in a row are no better")
     rank = choose_rank(config, start.rank, pictures, reasons)
     if config.learning_rate is None:
         reasons.append(f"learning rate {start.learning_rate:g} is what this base learns styles at")
@@ -84,7 +88,7 @@ def make_plan(config: TrainConfig, model: BaseModel, data: StyleDataset) -> Plan
         captions=", ".join(
             f"{count} from {source}" for source, count in data.found.items() if count and source != "pictures"
         ),
-        trigger=config.trigger or "",
+        trigger=one_line(config.trigger or ""),
         resolution=resolution,
         buckets=", ".join(f"{w} x {h}: {count}" for (w, h), count in buckets.items()),
         rank=rank,
@@ -96,7 +100,7 @@ def make_plan(config: TrainConfig, model: BaseModel, data: StyleDataset) -> Plan
         gradient_checkpointing=config.gradient_checkpointing,
         steps=steps,
         ema=choose_ema(config, steps),
-        preview_every=max(1, -(-steps // 8)) if config.preview_every is None else config.preview_every,
+        preview_every=every,
         reasons=tuple(reasons),
     )
 

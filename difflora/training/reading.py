@@ -12,6 +12,7 @@ from ..errors import ImageFolderError
 from ..events import Note, Report
 
 SHOWN = 3
+STRANGE = (".tif", ".tiff", ".bmp", ".gif", ".heic", ".heif", ".avif", ".jxl", ".psd", ".svg", ".raw", ".dng")
 MOST_TEXT = 64 * 2**20
 
 
@@ -48,14 +49,19 @@ def list_files(folder: Path, report: Report) -> list[Path]:
     def refuse(error: OSError) -> None:
         bad(str(error.filename), f"a folder that cannot be opened ({error.strerror})", "one you may read")
 
-    files, unreadable = [], 0
+    files, unreadable, linked = [], 0, []
     for place, folders, names in os.walk(folder, onerror=refuse):
         unreadable += sum(not is_text(name) for name in (*folders, *names))
         folders[:] = [name for name in folders if is_text(name) and not name.startswith(".")]
         here = Path(place).relative_to(folder)
+        linked += [shown(here / name) for name in folders if (Path(place) / name).is_symlink()]
         files += [here / name for name in names if is_text(name) and not name.startswith(".")]
     if unreadable:
         report(Note(f"{shown(folder)}: {unreadable} left out, as their names are not UTF-8; rename them to use them"))
+    if linked:
+        report(Note(f"{shown(folder)}: not looked into, as they are links: {named(linked)}; put the pictures there"))
+    if strange := [shown(file) for file in sorted(files) if file.suffix.lower() in STRANGE]:
+        report(Note(f"{shown(folder)}: {len(strange)} not read: {named(strange)}; save them as PNG, JPEG or WebP"))
     return sorted(files, key=lambda file: file.parts)
 
 

@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..drawing.sheet import grid
 from ..errors import AdapterFileError, OutputError, RequestError
 from ..events import Event, Note, Report, ignore
 from ..models.family import EMBEDDED
-from .control import alive, busy
+from .control import alive, busy, wanted
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,24 @@ class Run:
     def extend(self, at: int, total: int) -> None:
         """From step `at` on the run has `total` steps."""
         write_atomic(self.folder / "more.json", json.dumps([*self.segments(), (at, total)]).encode())
+
+    def end(self, step: int) -> None:
+        """The run ended after `step`, be it the last one planned or not."""
+        write_atomic(self.folder / "ended.json", json.dumps(step).encode())
+
+    def ended(self, step: int) -> bool:
+        """Whether the run ended after `step` and no steps were added since."""
+        return self._end() == step and all(start != step for start, _ in self.segments())
+
+    def over(self) -> bool:
+        """Whether the run has ended, and nobody asks it to go on."""
+        end = self._end()
+        return end is not None and self.ended(end) and not wanted(self.folder)
+
+    def _end(self) -> int | None:
+        with suppress(OSError, ValueError):
+            return json.loads((self.folder / "ended.json").read_text())
+        return None
 
     def mend_log(self) -> None:
         """End the line that a killed process left half written, so that the next event has one of its own."""
@@ -130,11 +149,11 @@ class Run:
         return self.sheet
 
 
-def open_run(runs: Path, name: str, config: Mapping, plan: Mapping, fingerprint: str, finished: Path) -> Run:
+def open_run(runs: Path, name: str, config: Mapping, plan: Mapping, fingerprint: str, report: Report = ignore) -> Run:
     """The folder of this training: the one to go on with when everything that decides the result is the same.
 
-    A finished run of the same name is kept under another one. RequestError when an unfinished run differs, or when a
-    process holds the run.
+    A run that has ended is kept under another name, with a Note. RequestError when one that has not ended differs, or
+    when a process holds the run.
     """
     key = json.dumps({"config": decisive(config), "plan": decisive(plan), "data": fingerprint}, sort_keys=True)
     folder = runs / name
@@ -143,14 +162,16 @@ def open_run(runs: Path, name: str, config: Mapping, plan: Mapping, fingerprint:
         raise busy(folder)
     if kept.exists():
         if kept.read_text(encoding="utf-8") == key:
+            # Where things lie decides nothing, but whoever goes on from the file must find them.
+            write_atomic(folder / "config.toml", tomli_w.dumps(placed(config)).encode())
             return Run(folder, key)
-        if not (folder / finished.name).exists():
+        if not Run(folder, key).over():
             changed = differences(json.loads(kept.read_text(encoding="utf-8")), json.loads(key))
             raise RequestError(
                 f"{folder} holds an unfinished run with other settings ({changed}): repeat its command to go on, "
                 f"give another --name, or remove the folder"
             )
-        put_aside(folder)
+        report(Note(f"the earlier run {name} is kept as {put_aside(folder).name}"))
     writable_folder(folder / "previews")
     write_atomic(folder / "config.toml", tomli_w.dumps(placed(config)).encode())
     write_atomic(folder / "plan.json", json.dumps(dict(plan), indent=2).encode())
@@ -218,7 +239,7 @@ def differences(old: dict, new: dict) -> str:
     return "; ".join(changed[:3]) or "other data"
 
 
-def put_aside(folder: Path) -> None:
-    """Rename a finished run to the next free number."""
+def put_aside(folder: Path) -> Path:
+    """Rename a run that has ended to the next free number."""
     number = next(i for i in range(1, 10**6) if not folder.with_name(f"{folder.name}-{i}").exists())
-    folder.rename(folder.with_name(f"{folder.name}-{number}"))
+    return folder.rename(folder.with_name(f"{folder.name}-{number}"))

@@ -27,7 +27,7 @@ from .data import read_folder, square
 
 STEPS, GUIDANCE = 20, 5.0
 TIMES = (0.35, 0.5, 0.65, 0.8, 0.9)
-FOUND_AMONG = 3
+FOUND_AMONG, SEEN_AT_ONCE = 3, 8
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,16 @@ def style_features(vae: nn.Module, pixels: Tensor) -> Tensor:
 
     levels = [vae.encoder.conv_in, *vae.encoder.down_blocks]
     hooks = [level.register_forward_hook(keep) for level in levels]
+    rows = []
     try:
-        vae.encoder(pixels.to(vae.device, vae.dtype))
+        for part in pixels.split(SEEN_AT_ONCE):
+            found.clear()
+            vae.encoder(part.to(vae.device, vae.dtype))
+            rows.append(torch.cat(found, dim=1).cpu())
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.cat(found, dim=1).cpu()
+    return torch.cat(rows)
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:

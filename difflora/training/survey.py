@@ -11,7 +11,7 @@ from ..adapters.files import write_atomic
 from ..errors import RequestError
 from ..events import Event, Note, Progress, Report, ignore
 from .captions import EXCLUDED, Captions
-from .data import left_out
+from .data import left_out, read_excluded
 from .pictures import ENDINGS, open_picture
 from .reading import bad, list_files, noted, one_line, open_file, shown
 
@@ -95,7 +95,8 @@ def write_caption(folder: Path, picture: str, text: str) -> None:
     lines = [line for line in map(one_line, text.splitlines()) if line]
     if not lines:
         raise RequestError(f"an empty caption for {picture}: expected some words")
-    wanted = caption_file(found, files)
+    out = read_excluded(folder)
+    wanted = caption_file(found, [file for file in files if file == found or file.as_posix() not in out])
     write_atomic(folder / wanted, "".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
 
 

@@ -17,7 +17,7 @@ from ..events import Event, Failed, Note, Paused, Progress, Report, Saved, Start
 from ..models.attach import learning
 from ..models.family import BaseModel, open_model
 from ..turns import Turns
-from . import doctor, judge
+from . import doctor, emphasis, judge
 from .board import Board
 from .cache import Encoded, encode
 from .checkpoints import Checkpoints
@@ -67,8 +67,9 @@ class Training:
         return [learnt[i * len(learnt) // count] for i in range(min(count, len(learnt)))] + kept_back
 
     def plain(self, caption: str) -> str:
-        """A caption without the trigger in front."""
-        return caption.removeprefix(self.plan.trigger).removeprefix(", ") if self.plan.trigger else caption
+        """A caption without the trigger in front and without weights."""
+        words = caption.removeprefix(self.plan.trigger).removeprefix(", ") if self.plan.trigger else caption
+        return emphasis.parse(words).text
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Result:
     file: Path | None
     step: int
     sheet: Path
+    base: str
 
 
 def prepare(config: TrainConfig, report: Report = ignore, model: BaseModel | None = None) -> Training:
@@ -86,7 +88,7 @@ def prepare(config: TrainConfig, report: Report = ignore, model: BaseModel | Non
     data, model, plan = survey_and_plan(config, report, model)
     mark = fingerprint(data)
     writable_folder(config.out)
-    run = open_run(config.runs, name, as_row(config), plan.row(), mark, Path(f"{name}.safetensors"))
+    run = open_run(config.runs, name, as_row(config), plan.row(), mark, report)
     learnt, unseen = split(data, plan.holdout, config.seed)
     return Training(config, name, model, learnt, unseen, plan, run, mark)
 
@@ -160,17 +162,20 @@ def learn(training: Training, tell: Report, report: Report, stop: Stop, pass_on:
         first = loop.resume()
         loop.add(first, added(training.run.folder))
         marks = Checkpoints(training, loop, data, unseen, tell)
-        if 0 < first < loop.total:
+        over = training.run.ended(first)
+        if 0 < first < loop.total and not over:
             tell(Note(f"going on after step {first}"))
         marks.make_up(first)
-        last, ended = run_steps(training, loop, marks, first, stop, pass_on)
+        over = over or enough(training, loop, marks, first)
+        last, ended = (first, True) if over else run_steps(training, loop, marks, first, stop, pass_on)
         if not ended:
             tell(Paused(last))
-            return Result(None, last, training.run.sheet)
+            return Result(None, last, training.run.sheet, config.base)
+        training.run.end(last)
         if last not in marks.scores:
             marks.take(last)
         write_lessons(training, loop, data)
-    return Result(finish(training, marks, tell), last, training.run.sheet)
+    return Result(finish(training, marks, tell), last, training.run.sheet, config.base)
 
 
 def encoded_sets(training: Training, report: Report) -> tuple[Encoded, Encoded | None]:
@@ -192,8 +197,7 @@ def run_steps(
             return last, True
         if marks.due(last) and not loop.leaving:
             marks.take(last)
-            if training.config.early_stop and last < loop.total and judge.plateau(marks.scores):
-                tell(Note(f"ended after step {last} of {loop.total}: three checkpoints in a row were no better"))
+            if enough(training, loop, marks, last):
                 return last, True
         elif "preview" in asks and "save" not in asks:
             marks.look(last)
@@ -201,6 +205,16 @@ def run_steps(
             tell(Saved(save_so_far(training, loop, marks, last)))
         pass_on()
     return last, last == loop.total
+
+
+def enough(training: Training, loop: Loop, marks: Checkpoints, step: int) -> bool:
+    """Whether the checkpoints up to `step` end the training; says so."""
+    # Steps that were added are wanted whatever the scores say.
+    wanted = not training.config.early_stop or training.run.segments() or step >= loop.total
+    if wanted or not judge.plateau(marks.scores):
+        return False
+    loop.tell(Note(f"ended after step {step} of {loop.total}: three checkpoints in a row were no better"))
+    return True
 
 
 def save_so_far(training: Training, loop: Loop, marks: Checkpoints, step: int) -> Path:

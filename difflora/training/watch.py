@@ -108,7 +108,12 @@ class Watch:
                 with suppress(RequestError, OSError):
                     views.append(self._view(safe_name(name), queued, at_work))
         place = {name: i for i, name in enumerate(queued)}
-        return sorted(views, key=lambda v: (v.state != "queued", place.get(v.name, 0), -v.when, v.name))
+        # One that comes up has said nothing yet, but is the newest.
+        newest = {at_work[0]: at_work[1]}
+        return sorted(
+            views,
+            key=lambda v: (v.state != "queued", place.get(v.name, 0), -max(v.when, newest.get(v.name, 0.0)), v.name),
+        )
 
     def _view(self, name: str, queued: list[str], at_work: tuple[str, float]) -> RunView:
         folder = self.runs / name
@@ -118,7 +123,7 @@ class Watch:
                 state = "starting" if name == at_work[0] else "queued"
                 return RunView(name, folder, state, config=self._values(self.waiting.file(name)))
             if not failed_at:
-                raise RequestError(f"no run {name!r} in {self.runs}: expected the name of one that is there")
+                raise RequestError(f"no run {name!r}: expected the name of one that is there")
             return RunView(name, folder, "failed", config=config, error=error, when=failed_at)
         config, plan = self._values(folder / "config.toml"), self._values(folder / "plan.json")
         log = self.logs.setdefault(name, Log(folder / "events.jsonl"))

@@ -19,11 +19,16 @@ VARIANTS = 16
 
 
 def variants(item: Item, config: TrainConfig) -> tuple[str, ...]:
-    """The wordings of one picture: its captions, or 16 shuffles of them, a function of the seed and the captions."""
+    """The wordings of one picture: its captions, or 16 shuffles of them or one of each where there are more.
+
+    A function of the seed and the captions.
+    """
     if not (config.shuffle_tags or config.tag_dropout):
         return item.captions
     rng = random.Random(f"{config.seed} {item.captions}")
-    return tuple(reworded(item.captions[i % len(item.captions)], config, rng) for i in range(VARIANTS))
+    return tuple(
+        reworded(item.captions[i % len(item.captions)], config, rng) for i in range(max(VARIANTS, len(item.captions)))
+    )
 
 
 def reworded(caption: str, config: TrainConfig, rng: random.Random) -> str:

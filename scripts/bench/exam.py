@@ -106,8 +106,10 @@ def base_row(results: Results, exam: Exam) -> dict:
     return results.once({"style": exam.style, "trainer": "base"}, lambda: exam.mark(None))
 
 
-def train_difflora(style: str, seed: int, work: Path, steps: int | None) -> dict:
+def train_difflora(style: str, seed: int, work: Path, steps: int | None, early: bool = False) -> dict:
     """Learn by difflora's own plan, or go on; the file, the run's folder, pictures seen and seconds.
+
+    early: end when checkpoints get no better, as difflora does unless told otherwise; else make all steps of the plan.
 
     seconds: all of it, from the folder read to the file written; step_seconds: the optimizer's steps alone.
     """
@@ -119,12 +121,13 @@ def train_difflora(style: str, seed: int, work: Path, steps: int | None) -> dict
         if isinstance(event, Step):
             speed[:] = [event.speed]
 
+    places = {"out": work / "loras", "runs": work / "runs"}
     config = TrainConfig(
-        images=DATA / style, name=f"{style}-{seed}", seed=seed, steps=steps, out=work / "loras", runs=work / "runs"
+        images=DATA / style, name=f"{style}-{seed}", seed=seed, steps=steps, early_stop=early, **places
     )
     training = prepare(config)
     result = train(training, listen)
-    pictures = training.plan.steps * training.plan.batch
+    pictures = result.step * training.plan.batch
     return {
         "file": str(result.file),
         "run": str(training.run.folder),

@@ -13,8 +13,9 @@ and with the learning rate and rank that difflora chooses for this base (1e-3:16
 trainers see batches of 8 and are measured as `difflora score` measures.
 
 `compare` keeps each result in WORK/results.jsonl and goes on where it was stopped; give another --work after the
-trainer was changed. `speed` wants an otherwise idle machine: its file makes seconds into steps, so that a comparison
-at equal time comes out the same on a busy one.
+trainer was changed. difflora makes all steps of its plan there and takes the checkpoint that it chooses. `speed` wants
+an otherwise idle machine and lets difflora end early, as it does unless told otherwise: with its file, the plain loop
+gets as many seconds as that took, and a comparison at equal time comes out the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def read_plain(path: Path) -> Adapter:
 def speed(style: str, kinds: list[str], work: Path, count: int | None) -> dict:
     """Seconds of a whole difflora training and of its steps alone; seconds a picture of the plain loop."""
     shutil.rmtree(work / "speed", ignore_errors=True)
-    whole = train_difflora(style, 0, work / "speed", count)
+    whole = train_difflora(style, 0, work / "speed", count, early=True)
     kept = {name: whole[name] for name in ("pictures", "seconds", "step_seconds")}
     plain = {}
     for kind in kinds:
@@ -187,15 +188,16 @@ def compare(args: argparse.Namespace) -> None:
         exam = make_exam(model, style)
         base_row(results, exam)
         for seed in args.seeds:
-            key = {"style": style, "trainer": "difflora", "seed": seed, "asked": args.steps}
+            early = args.budget == "seconds"
+            key = {"style": style, "trainer": "difflora", "seed": seed, "asked": args.steps, "early": early}
 
-            def difflora(style: str = style, seed: int = seed, exam: object = exam) -> dict:
-                made = train_difflora(style, seed, args.work, args.steps)
+            def difflora(style: str = style, seed: int = seed, early: bool = early, exam: object = exam) -> dict:
+                made = train_difflora(style, seed, args.work / ("early" if early else "whole"), args.steps, early)
                 return made | exam.mark(load_adapter(Path(made["file"]), model.shapes(), model.family))
 
             own = results.once(key, difflora)
             for kind in args.plain:
-                pictures = own["pictures"] if args.budget == "pictures" else fitting(timed, kind, own["pictures"])
+                pictures = own["pictures"] if args.budget == "pictures" else fitting(timed, kind)
                 key = {"style": style, "trainer": f"plain {kind}", "seed": seed, "pictures": pictures}
 
                 def plain(kind: str = kind, pictures: int = pictures, style=style, seed=seed, exam=exam) -> dict:
@@ -205,49 +207,45 @@ def compare(args: argparse.Namespace) -> None:
                     return made | exam.mark(read_plain(out))
 
                 results.once(key, plain)
-    print(table(results.rows, args, timed))
+    print(table(results.rows, args))
 
 
-def fitting(timed: dict, kind: str, pictures: int) -> int:
+def fitting(timed: dict, kind: str) -> int:
     """How many pictures the plain loop sees while difflora trains, all that difflora does beside its steps included."""
-    own = timed["difflora"]
-    return round(own["seconds"] * pictures / own["pictures"] / timed["plain"][kind])
+    return round(timed["difflora"]["seconds"] / timed["plain"][kind])
 
 
-def table(rows: list[dict], args: argparse.Namespace, timed: dict | None) -> str:
+def table(rows: list[dict], args: argparse.Namespace) -> str:
     """Markdown; means and standard deviations over the seeds."""
+    timed = json.loads(args.seconds_of.read_text()) if args.seconds_of else None
     lines = [
-        "| style | trainer | pictures seen | seconds | style distance of the base's | prompts followed "
+        "| style | trainer | pictures seen | style distance of the base's | prompts followed "
         "| copied, held-out concepts | copied, learnt captions |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
     for style in args.styles:
         base = next(row for row in rows if row["style"] == style and row["trainer"] == "base")
         plain = [f"plain {kind}" for kind in args.plain]
-        own = [r for r in rows if r["style"] == style and r.get("asked", "") == args.steps and r["seed"] in args.seeds]
+        known = {"style": style, "asked": args.steps, "early": args.budget == "seconds"}
+        own = [r for r in rows if known.items() <= r.items() and r["seed"] in args.seeds]
         for trainer in ("base", "difflora", *plain):
             found = [base] if trainer == "base" else own
             if trainer in plain:
                 kind = trainer.partition(" ")[2]
                 seen = own[0]["pictures"]
-                seen = fitting(timed, kind, seen) if args.budget == "seconds" else seen
+                seen = fitting(timed, kind) if args.budget == "seconds" else seen
                 found = [r for r in rows if r["style"] == style and r["trainer"] == trainer and r["pictures"] == seen]
                 found = [r for r in found if r["seed"] in args.seeds]
-            lines.append(line(style, trainer, found, base, timed))
+            lines.append(line(style, trainer, found, base))
     return "\n".join(lines)
 
 
-def line(style: str, trainer: str, found: list[dict], base: dict, timed: dict | None) -> str:
-    """One row of the table; seconds as on the idle machine where they were measured there."""
-    kind, seen = trainer.partition(" ")[2], found[0].get("pictures", 0)
-    seconds = spread([row.get("seconds", 0) for row in found], ".0f")
-    if timed and trainer != "base":
-        own = timed["difflora"]
-        each = timed["plain"][kind] if kind else own["seconds"] / own["pictures"]
-        seconds = f"{seen * each:.0f}"
+def line(style: str, trainer: str, found: list[dict], base: dict) -> str:
+    """One row of the table."""
+    seen = spread([row.get("pictures", 0) for row in found], ".0f")
     ratio = spread([row["distance"] / base["distance"] for row in found])
     shares = [spread([row[name] for row in found], ".0%") for name in ("followed", "copied", "copied_known")]
-    return f"| {style} | {trainer} | {seen} | {seconds} | {ratio} | {' | '.join(shares)} |"
+    return f"| {style} | {trainer} | {seen} | {ratio} | {' | '.join(shares)} |"
 
 
 def main() -> None:

@@ -127,7 +127,8 @@ window.difflora ??= (() => {
   d.fill = (place, ...children) => {
     const held = place.contains(document.activeElement) ? document.activeElement : null;
     place.replaceChildren(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false));
-    const called = (node) => [node.className, node.getAttribute("aria-label") ?? node.textContent].join("|");
+    // A pressed button may look otherwise and a count beside its name may change.
+    const called = (node) => node.dataset.only ?? node.dataset.act ?? [node.className, node.getAttribute("aria-label") ?? node.textContent].join("|");
     if (held) [...place.querySelectorAll(held.tagName)].find((node) => called(node) === called(held))?.focus({ preventScroll: true });
   };
   return d;

@@ -9,7 +9,7 @@
     const tools = h("div", { class: "sieve", role: "group", "aria-label": t("wall.show") }), wall = h("div", { class: "captions" });
     const kept = difflora.store("", "difflora.pictures");
     element.append(head, notes, tools, wall);
-    let found = null, checkup = null, order = null, only = "all", asked = 0, cards = new Map();
+    let found = null, checkup = null, order = null, only = "all", asking = false, again = false, failed = false, cards = new Map(), boxes = new Map();
     difflora.given(props, watch, (value) => { kept.set(value.key); load(); });
     if (kept.get()) { props.value = { key: kept.get() }; load(); }
     // With another trigger captions are judged otherwise.
@@ -19,21 +19,29 @@
       const key = kept.get(), answer = await difflora.json(`/studio/wall/${encodeURIComponent(key)}`);
       if (key !== kept.get()) return;
       found = checkup = order = null;
+      failed = false;
       only = "all";
-      if (answer.error) { kept.set(""); props.value = null; facts.textContent = ""; return [worst, notes, tools, wall].forEach((place) => difflora.fill(place)); }
+      if (answer.error) { difflora.say(answer.error, true); kept.set(""); props.value = null; facts.textContent = ""; return [worst, notes, tools, wall].forEach((place) => difflora.fill(place)); }
       found = answer;
       cards = new Map(found.rows.map((row) => [row.path, card(row)]));
       show();
-      check();
+      if (found.rows.length) check();
     }
 
-    // Verdicts again, after every change: what was looked at before costs nothing.
+    // Verdicts again, after every change: what was looked at before costs nothing. One request at a time, as a browser
+    // has few, and captions must be saved meanwhile.
     async function check() {
-      const key = kept.get(), mine = ++asked, trigger = document.querySelector("#trainconfig-trigger :is(input, textarea)")?.value ?? "";
-      let answer;
-      try { answer = await difflora.json(`/studio/verdicts/${encodeURIComponent(key)}?trigger=${encodeURIComponent(trigger)}`); } catch { return; }
-      if (mine !== asked || key !== kept.get()) return;
-      if (answer.error) return difflora.say(answer.error, true);
+      if (asking) { again = true; return; }
+      asking = true;
+      const key = kept.get(), trigger = document.querySelector("#trainconfig-trigger :is(input, textarea)")?.value ?? "";
+      let answer = null;
+      try { answer = await difflora.json(`/studio/verdicts/${encodeURIComponent(key)}?trigger=${encodeURIComponent(trigger)}`); } catch { /* the poller says when the studio is away */ }
+      asking = false;
+      if (again || key !== kept.get()) { again = false; return found && check(); }
+      failed = !answer || Boolean(answer.error);
+      if (failed) { if (answer) difflora.say(answer.error, true); return show(); }
+      // A picture that came into the folder since it was opened.
+      if (answer.verdicts.some((v) => !cards.has(v.path))) return load();
       checkup = answer;
       for (const verdict of checkup.verdicts) cards.get(verdict.path)?.judge(verdict);
       // The worst first, those left out already last; what is changed now stays where it is.
@@ -43,10 +51,10 @@
 
     function show() {
       const rows = found.rows, verdicts = checkup?.verdicts ?? [], out = rows.filter((row) => cards.get(row.path).out()).length;
-      const refused = rows.filter((row) => row.problem && !cards.get(row.path).out()).length;
+      const refused = rows.filter((row) => row.refused && !cards.get(row.path).out()).length;
       const count = (kind) => verdicts.filter((v) => v.kind === kind && !cards.get(v.path)?.out()).length;
       const said = [t("wall.count", { name: found.name, count: rows.length })];
-      if (!checkup) said.push(refused ? t("wall.refused", { count: refused }) : "", t("wall.looking"));
+      if (!checkup) said.push(refused ? t("wall.refused", { count: refused }) : "", failed || !rows.length ? "" : t("wall.looking"));
       else if (!count("exclude") && !count("look")) said.push(t("wall.fine"));
       else said.push(count("exclude") ? t("wall.exclude", { count: count("exclude") }) : "", count("look") ? t("wall.look", { count: count("look") }) : "");
       if (out) said.push(t("wall.outcount", { count: out }));
@@ -55,8 +63,17 @@
       sieve(verdicts, count("exclude"));
       const rank = (row) => order?.get(row.path) ?? (row.excluded ? 3 : row.problem ? 0 : 2);
       const sorted = rows.map((row, i) => [rank(row), i, row]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map(([, , row]) => row);
-      const groups = only === "twin" ? checkup.groups.map((paths) => h("div", { class: "twins", role: "group", "aria-label": t("wall.group") }, paths.map((path) => cards.get(path)?.node))) : null;
+      const groups = only === "twin" ? checkup.groups.map((paths) => box(paths)) : null;
       place(groups ?? sorted.filter((row) => cards.get(row.path).is(only)).map((row) => cards.get(row.path).node));
+    }
+
+    // Copies side by side, in a box that stays the same as long as it holds the same.
+    function box(paths) {
+      const key = paths.join("\n");
+      if (!boxes.has(key)) boxes.set(key, h("div", { class: "twins", role: "group", "aria-label": t("wall.group") }));
+      const node = boxes.get(key), nodes = paths.map((path) => cards.get(path).node);
+      if (nodes.some((one) => one.parentNode !== node)) node.replaceChildren(...nodes);
+      return node;
     }
 
     // Cards move only where their order changed, so that a half-typed caption keeps its focus.

@@ -4,13 +4,15 @@
   const { h, t } = difflora;
   const LIVE = ["running", "starting"], RESTING = ["paused", "failed", "finished"];
 
+  let begun = false; // a training was started on this page, and its card is yet to come
+
   difflora.widget("plan", ({ element, props, watch }) => {
     const place = h("div", { class: "plan", "aria-live": "polite" });
     element.append(place);
     watch("value", () => {
       const p = props.value;
       if (!p) return;
-      if (p.error) { difflora.fill(place); return difflora.say(p.error, true); }
+      if (p.error) { begun = false; difflora.fill(place); return difflora.say(p.error, true); }
       if (p.measuring) return difflora.fill(place, h("p", { class: "hint waiting" }, t("plan.measuring")));
       const rows = [
         ["name", p.name + (p.taken ? ` — ${t("plan.taken")}` : "")],
@@ -29,7 +31,7 @@
   difflora.widget("runs", ({ element, server }) => {
     const head = h("div"), list = h("div", { class: "runs" }), cards = new Map();
     element.append(head, list);
-    let seen = "", asking = false, begun = false, states = new Map();
+    let seen = "", asking = false, states = new Map();
     document.getElementById("start")?.addEventListener("click", () => { begun = true; });
     difflora.now.on(async (now) => {
       if (asking || !element.offsetParent && seen) return;
@@ -48,6 +50,7 @@
       const fresh = rows.filter((row) => !LIVE.includes(states.get(row.name)) && [...LIVE, "queued"].includes(row.state)).map((row) => row.name);
       states = new Map(rows.map((row) => [row.name, row.state]));
       const newest = rows.find((row) => row.state === "finished")?.name;
+      const held = list.contains(document.activeElement) ? document.activeElement : null;
       rows.forEach((row, i) => {
         if (!cards.has(row.name)) cards.set(row.name, card(row.name, server, row.name === newest));
         const one = cards.get(row.name);
@@ -56,6 +59,7 @@
         if (list.children[i] !== one.node) list.insertBefore(one.node, list.children[i] ?? null);
         if (begun && fresh.includes(row.name)) { begun = false; one.node.scrollIntoView({ behavior: "smooth", block: "center" }); }
       });
+      if (held?.isConnected && document.activeElement !== held) held.focus({ preventScroll: true });
     }
   });
 
@@ -150,7 +154,7 @@
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("runs.prompt")), marks.map((c) => h("th", { scope: "col", class: cls(c), title: title(c) }, c.step === row.best && h("span", { class: "star", role: "img", "aria-label": t("runs.best") }, "★"), c.step ? t("runs.at", { step: c.step }) : t("runs.before"))))),
       h("tbody", {}, Array.from({ length: rows }, (_, i) => h("tr", {}, h("th", { scope: "row" }, row.prompts[i] ?? ""), marks.map((c) => h("td", { class: cls(c) }, c.files[i] && h("button", { type: "button", class: "cell", "aria-label": t("runs.enlarge", { prompt: row.prompts[i] ?? "", step: c.step }), onclick: () => enlarge(row, marks.filter((m) => m.files[i]), c, i) }, picture(row, c, i))))))),
       marks.some((c) => c.scores) && h("tfoot", {}, score("style", (s) => s.style > 1 ? t("runs.worse") : percent(1 - s.style)), score("followed", (s) => percent(s.followed)), score("copied", (s) => percent(s.copied)),
-        RESTING.includes(row.state) && row.style && h("tr", {}, h("th", { scope: "row" }, t("runs.which")), marks.map((c) => h("td", { class: cls(c) }, c.step === row.used ? h("span", { class: "soft" }, t("runs.used")) : c.kept && h("button", { type: "button", class: "quiet", "data-step": c.step, onclick: choose(c) }, t("runs.choose"))))))),
+        RESTING.includes(row.state) && marks.some((c) => c.kept) && h("tr", {}, h("th", { scope: "row" }, t("runs.which")), marks.map((c) => h("td", { class: cls(c) }, c.step === row.used ? h("span", { class: "soft" }, t("runs.used")) : c.kept && h("button", { type: "button", class: "quiet", "data-step": c.step, onclick: choose(c) }, t("runs.choose"))))))),
       row.why && row.best !== null && h("p", { class: "hint chosen" }, h("span", { class: "star", "aria-hidden": "true" }, "★"), ` ${t("runs.why", { step: row.best, why: row.why })}`)];
   }
 
