@@ -47,7 +47,7 @@ def caption(page: Page, name: str):
 
 def dropped_into(studio: Studio) -> Path:
     """The newest folder of dropped pictures."""
-    return max(studio.datasets.iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+    return max(studio.datasets.glob("[!.]*"), key=lambda folder: folder.stat().st_mtime_ns)
 
 
 def run_of(page: Page, name: str):
