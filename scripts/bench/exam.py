@@ -106,10 +106,8 @@ def base_row(results: Results, exam: Exam) -> dict:
     return results.once({"style": exam.style, "trainer": "base"}, lambda: exam.mark(None))
 
 
-def train_difflora(style: str, seed: int, work: Path, steps: int | None, early: bool = False) -> dict:
-    """Learn by difflora's own plan, or go on; the file, the run's folder, pictures seen and seconds.
-
-    early: end when checkpoints get no better, as difflora does unless told otherwise; else make all steps of the plan.
+def train_difflora(style: str, seed: int, work: Path, steps: int | None) -> dict:
+    """Make all steps of difflora's own plan, or go on; the file, the run's folder, pictures seen and seconds.
 
     seconds: all of it, from the folder read to the file written; step_seconds: the optimizer's steps alone.
     """
@@ -123,7 +121,7 @@ def train_difflora(style: str, seed: int, work: Path, steps: int | None, early: 
 
     places = {"out": work / "loras", "runs": work / "runs"}
     config = TrainConfig(
-        images=DATA / style, name=f"{style}-{seed}", seed=seed, steps=steps, early_stop=early, **places
+        images=DATA / style, name=f"{style}-{seed}", seed=seed, steps=steps, early_stop=False, **places
     )
     training = prepare(config)
     result = train(training, listen)

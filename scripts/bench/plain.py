@@ -13,9 +13,9 @@ and with the learning rate and rank that difflora chooses for this base (1e-3:16
 trainers see batches of 8 and are measured as `difflora score` measures.
 
 `compare` keeps each result in WORK/results.jsonl and goes on where it was stopped; give another --work after the
-trainer was changed. difflora makes all steps of its plan there and takes the checkpoint that it chooses. `speed` wants
-an otherwise idle machine and lets difflora end early, as it does unless told otherwise: with its file, the plain loop
-gets as many seconds as that took, and a comparison at equal time comes out the same on a busy machine.
+trainer was changed. difflora makes all steps of its plan, although it may end earlier unless told otherwise, and takes
+the checkpoint that it chooses. `speed` wants an otherwise idle machine: with its file, the plain loop gets as many
+seconds as that took, and a comparison at equal time comes out the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def read_plain(path: Path) -> Adapter:
 def speed(style: str, kinds: list[str], work: Path, count: int | None) -> dict:
     """Seconds of a whole difflora training and of its steps alone; seconds a picture of the plain loop."""
     shutil.rmtree(work / "speed", ignore_errors=True)
-    whole = train_difflora(style, 0, work / "speed", count, early=True)
+    whole = train_difflora(style, 0, work / "speed", count)
     kept = {name: whole[name] for name in ("pictures", "seconds", "step_seconds")}
     plain = {}
     for kind in kinds:
@@ -188,11 +188,10 @@ def compare(args: argparse.Namespace) -> None:
         exam = make_exam(model, style)
         base_row(results, exam)
         for seed in args.seeds:
-            early = args.budget == "seconds"
-            key = {"style": style, "trainer": "difflora", "seed": seed, "asked": args.steps, "early": early}
+            key = {"style": style, "trainer": "difflora", "seed": seed, "asked": args.steps}
 
-            def difflora(style: str = style, seed: int = seed, early: bool = early, exam: object = exam) -> dict:
-                made = train_difflora(style, seed, args.work / ("early" if early else "whole"), args.steps, early)
+            def difflora(style: str = style, seed: int = seed, exam: object = exam) -> dict:
+                made = train_difflora(style, seed, args.work, args.steps)
                 return made | exam.mark(load_adapter(Path(made["file"]), model.shapes(), model.family))
 
             own = results.once(key, difflora)
@@ -226,7 +225,7 @@ def table(rows: list[dict], args: argparse.Namespace) -> str:
     for style in args.styles:
         base = next(row for row in rows if row["style"] == style and row["trainer"] == "base")
         plain = [f"plain {kind}" for kind in args.plain]
-        known = {"style": style, "asked": args.steps, "early": args.budget == "seconds"}
+        known = {"style": style, "asked": args.steps}
         own = [r for r in rows if known.items() <= r.items() and r["seed"] in args.seeds]
         for trainer in ("base", "difflora", *plain):
             found = [base] if trainer == "base" else own
