@@ -71,7 +71,7 @@ class Scored(Event):
 
     step: int
     style: float
-    """Distance to the artist's pictures, of the base's own: 1 as far as the base, 0 reached."""
+    """Distance to the artist's pictures, of the base's own: 1 as far as the base, near 0 reached."""
     followed: float
     """Share of prompts that the base still finds in the pictures drawn, 0..1."""
     copied: float

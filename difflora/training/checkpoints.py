@@ -88,8 +88,7 @@ class Checkpoints:
 
     def best(self) -> tuple[int, str] | None:
         """The best checkpoint so far and why; None before the first."""
-        learnt = {step: scores for step, scores in self.scores.items() if step}
-        return judge.choose(learnt) if learnt else None
+        return judge.choose(self.scores) if any(self.scores) else None
 
     def file(self, step: int) -> Path:
         """Where the style as learnt after `step` is kept."""

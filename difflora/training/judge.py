@@ -25,7 +25,9 @@ PROMPTS, DRAW_STEPS, GUIDANCE, SEED = 8, 10, 5.0, 1000
 CANDIDATES, READ_TIMES, AMONG = 5, (0.5, 0.75), 1
 UNSEEN, UNSEEN_TIMES = 8, (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 NEUTRAL, NEUTRAL_TIMES = ("a red apple", "a house", "a cat", "a car"), (0.2, 0.4, 0.6, 0.8)
-MARGIN = 0.02
+MARGIN, LEARNT, BARELY = 0.02, 0.85, 0.01
+CHANCE = 0.13
+"""Within this distance of the rest lie 95 in 100 sets of eight of an artist's own pictures (the sample styles)."""
 POOLED = 16
 
 
@@ -106,12 +108,14 @@ def scored(model: BaseModel, yard: Yardstick, step: int, drawn: Tensor, off) -> 
     loss = fixed_loss(model, yard.unseen, yard.unseen_captions, UNSEEN_TIMES)
     with off():
         share = followed(model, drawn, yard.captions)
-    ratio, harm = style / max(yard.base["distance"], 1e-9), neutral / max(yard.base["neutral"], 1e-9) - 1
+    # What eight pictures are apart by chance counts on both sides: a base near the style would be divided by nothing.
+    ratio = (style + CHANCE) / (yard.base["distance"] + CHANCE)
+    harm = neutral / max(yard.base["neutral"], 1e-9) - 1
     # Losing every prompt costs as much as the way from the base to the style, copying all pictures half of it; harm
     # counts only where a trigger should have kept plain prompts apart.
     total = ratio + max(0.0, yard.base["followed"] - share) + copied / 2 + (max(0.0, harm) / 10 if yard.trigger else 0)
-    figures = (round(value, 5) for value in (ratio, share, copied, harm, loss, total))
-    return Scored(step, *figures)
+    rounded = (round(value, 5) for value in (ratio, share, copied, harm, loss, total))
+    return Scored(step, *rounded)
 
 
 def apart(a: Tensor, b: Tensor) -> float:
@@ -175,23 +179,53 @@ def copy_share(model: BaseModel, drawn: Tensor, artist: Tensor) -> float:
 
 
 def choose(scores: Mapping[int, Scored]) -> tuple[int, str]:
-    """The step of the best checkpoint and why, in a sentence; of those within 0.02 of the best total the latest."""
-    best = min(score.total for score in scores.values())
-    step = max(at for at, score in scores.items() if score.total <= best + MARGIN)
-    chosen, last = scores[step], scores[max(scores)]
-    said = f"style {chosen.style:.2f} of the base's distance, prompts followed {chosen.followed:.0%}"
-    said += f", copied {chosen.copied:.0%}" if chosen.copied else ""
-    if chosen is not last:
-        said += f"; the last one: {last.style:.2f}, {last.followed:.0%}" + (
-            f", {last.copied:.0%}" if last.copied or chosen.copied else ""
-        )
+    """The step of the best checkpoint and why, in a sentence.
+
+    scores: with those of step 0, the base. Among the checkpoints that have learnt, of those within 0.02 of the lowest
+    total the latest.
+    """
+    ready = learnt(scores)
+    best = min(scores[step].total for step in ready)
+    step, last = max(at for at in ready if scores[at].total <= best + MARGIN), max(scores)
+    base = scores[min(scores)].loss
+    said = "style {0} of the base's distance, prompts followed {1}, error at unseen pictures {2} lower"
+    said = said.format(*figures(scores[step], base)) + copies(scores[step])
+    if step != last:
+        said += f"; the last one: {', '.join(figures(scores[last], base))}{copies(scores[last])}"
     return step, said
 
 
+def figures(score: Scored, base: float) -> tuple[str, str, str]:
+    """A checkpoint's style, prompts followed, and how much lower than `base` its loss is, in words."""
+    return f"{score.style:.2f}", f"{score.followed:.0%}", f"{1 - score.loss / base:.0%}"
+
+
+def copies(score: Scored) -> str:
+    """The share of copies, if there are any."""
+    return f", copied {score.copied:.0%}" if score.copied else ""
+
+
+def learnt(scores: Mapping[int, Scored]) -> list[int]:
+    """The steps after which the loss of unseen pictures had come down most of the way that it ever came down.
+
+    The style distance alone would choose what hardly moved from the base: a few colours more, and none of the strokes.
+    All steps but the base's, where the loss hardly moves.
+    """
+    base = scores[min(scores)].loss
+    gains = {step: base - score.loss for step, score in scores.items() if step}
+    most = max(gains.values())
+    return [step for step, gain in gains.items() if most < BARELY * base or gain >= LEARNT * most]
+
+
 def plateau(scores: Mapping[int, Scored], patience: int = 3) -> bool:
-    """Whether the newest `patience` checkpoints were all no better than the best before them."""
-    totals = [scores[step].total for step in sorted(scores) if step > 0]
-    return len(totals) > patience and min(totals[-patience:]) > min(totals[:-patience]) - MARGIN
+    """Whether the newest `patience` checkpoints were all no better than the best before them, as `choose` compares."""
+    newest = set(sorted(step for step in scores if step)[-patience:])
+    ready = learnt(scores) if len(scores) > patience + 1 else []
+    before = [scores[step].total for step in ready if step not in newest]
+    return (
+        bool(before)
+        and min([scores[step].total for step in ready if step in newest], default=9e9) > min(before) - MARGIN
+    )
 
 
 def save_yardstick(path: Path, key: str, yard: Yardstick) -> None:

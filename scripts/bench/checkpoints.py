@@ -3,7 +3,7 @@
     .venv/bin/python scripts/bench/checkpoints.py --seeds 0 1 2 3 4
 
 Every style is learnt by difflora's own plan with each seed. The checkpoint that the run chose, the last one, and the
-one that --early-stop would have chosen are measured on held-out concepts: the style distance of `difflora score`,
+one that an early end would have chosen are measured on held-out concepts: the style distance of `difflora score`,
 prompts followed (the base finds a picture's own caption likelier than four others), and the loss of the held-out
 pictures at fixed noise and times. Each result is kept in WORK/checkpoints.jsonl, and a stopped run goes on; a run that
 is finished in WORK/runs is not trained again, so give another --work after the trainer was changed.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import gettempdir
@@ -26,7 +26,7 @@ from difflora.events import Scored
 from difflora.models.family import open_model
 from difflora.training.judge import choose, plateau
 
-FIGURES = {"style": "style ratio", "followed": "prompts followed", "loss": "held-out loss"}
+FIGURES = {"ratio": "style ratio", "followed": "prompts followed", "loss": "held-out loss"}
 
 
 @dataclass(frozen=True)
@@ -43,47 +43,32 @@ class Picked:
 
 
 def picked(run: Path) -> Picked:
-    """Read events.jsonl: the last "best", and every "scored", of which a later one of the same step counts."""
-    scores: dict[int, Scored] = {}
-    chosen, names = None, [field.name for field in fields(Scored)]
-    for text in (run / "events.jsonl").read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(text)
-        except ValueError:
-            continue  # Half a line that a killed run left.
-        if row["event"] == "scored" and row["step"]:
-            scores[row["step"]] = Scored(**{name: row[name] for name in names})
-        elif row["event"] == "best":
-            chosen = row["step"]
-    if chosen not in scores:
-        raise ValueError(f"{run}: no scored checkpoint was chosen (chosen {chosen}, scored {sorted(scores)})")
+    """Choose from a run's scores.json, all of it and as far as stopping early would have gone."""
+    rows = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    scores = {row["step"]: Scored(**row) for row in sorted(rows, key=lambda row: row["step"])}
     seen: dict[int, Scored] = {}
-    for step in sorted(scores):
-        seen[step] = scores[step]
+    for step, score in scores.items():
+        seen[step] = score
         if plateau(seen):
             break
-    totals = {step: scores[step].total for step in sorted(scores)}
-    return Picked(chosen, max(scores), max(seen), choose(seen)[0], totals)
+    totals = {step: score.total for step, score in scores.items()}
+    return Picked(choose(scores)[0], max(scores), max(seen), choose(seen)[0], totals)
 
 
-def measured(exam: Exam, base: dict, run: Path, steps: Sequence[int]) -> dict[str, dict]:
-    """Each checkpoint once, by step."""
-    found = {}
-    for step in sorted(set(steps)):
-        file = run / "checkpoints" / f"step-{step:06}.safetensors"
-        adapter = load_adapter(file, exam.model.shapes(), exam.model.family)
+def one(results: Results, exam: Exam, base: dict, seed: int, run: Path) -> dict:
+    """Everything that the tables need of one run, each checkpoint measured once."""
+    pick, row = picked(run), {"style": exam.style, "seed": seed}
+
+    def measure(step: int) -> dict:
+        adapter = load_adapter(
+            run / "checkpoints" / f"step-{step:06}.safetensors", exam.model.shapes(), exam.model.family
+        )
         marks = exam.quick(adapter)
-        found[str(step)] = marks | {"style": marks["distance"] / base["distance"], "loss": exam.loss(adapter)}
-    return found
+        return marks | {"ratio": marks["distance"] / base["distance"], "loss": exam.loss(adapter)}
 
-
-def one(exam: Exam, base: dict, run: Path) -> dict:
-    """Everything that the tables need of one run."""
-    pick = picked(run)
-    marks = measured(exam, base, run, (pick.chosen, pick.last, pick.early))
-    row = {"run": str(run), "steps": {"chosen": pick.chosen, "last": pick.last, "end": pick.end, "early": pick.early}}
-    named = {name: marks[str(row["steps"][name])] for name in ("chosen", "last", "early")}
-    return row | {"totals": pick.totals} | named
+    steps = {"chosen": pick.chosen, "last": pick.last, "early": pick.early}
+    found = {name: results.once(row | {"step": step}, lambda step=step: measure(step)) for name, step in steps.items()}
+    return row | found | {"steps": steps | {"end": pick.end}, "totals": pick.totals}
 
 
 def report(rows: Sequence[dict]) -> str:
@@ -99,7 +84,7 @@ def report(rows: Sequence[dict]) -> str:
     lines += ["", "Chosen less last, mean ± standard error of the paired differences:", *differences(rows, "chosen")]
     saved = [1 - row["steps"]["end"] / row["steps"]["last"] for row in rows]
     stopped = sum(row["steps"]["end"] < row["steps"]["last"] for row in rows)
-    cost = [row["totals"][str(row["steps"]["early"])] - row["totals"][str(row["steps"]["chosen"])] for row in rows]
+    cost = [row["totals"][row["steps"]["early"]] - row["totals"][row["steps"]["chosen"]] for row in rows]
     lines += [
         "",
         f"Early stopping would have ended {stopped} of {len(rows)} runs and saved {mean(saved):.0%} of the steps; "
@@ -139,16 +124,10 @@ def main() -> None:
         exam = make_exam(model, style)
         base = results.once({"style": style, "trainer": "base"}, lambda exam=exam: exam.quick(None))
         for seed in args.seeds:
-
-            def make(style: str = style, seed: int = seed, exam: Exam = exam, base: dict = base) -> dict:
-                run = args.work / "runs" / f"{style}-{seed}"
-                if not (run / f"{run.name}.safetensors").exists():
-                    train_difflora(style, seed, args.work, args.steps)
-                return one(exam, base, run)
-
-            # Through JSON, so that a row is the same new and read back.
-            key = {"style": style, "trainer": "difflora", "seed": seed, "asked": args.steps}
-            rows.append(json.loads(json.dumps(results.once(key, make))))
+            run = args.work / "runs" / f"{style}-{seed}"
+            if not (run / f"{run.name}.safetensors").exists():
+                train_difflora(style, seed, args.work, args.steps)
+            rows.append(one(results, exam, base, seed, run))
     print(report(rows))
 
 
