@@ -9,11 +9,15 @@
   difflora.widget("plan", ({ element, props, watch }) => {
     const place = h("div", { class: "plan", "aria-live": "polite" });
     element.append(place);
+    let measured = null;
     watch("value", () => {
-      const p = props.value;
+      let p = props.value;
       if (!p) return;
       if (p.error) { begun = false; difflora.fill(place); return difflora.say(p.error, true); }
       if (p.measuring) return difflora.fill(place, h("p", { class: "hint waiting" }, t("plan.measuring")));
+      if (p.minutes) measured = p;
+      // What starts as it was planned takes what was measured.
+      else if (measured && ["pictures", "resolution", "rank", "steps", "batch", "layers"].every((k) => p[k] === measured[k])) p = { ...p, minutes: measured.minutes, memory: measured.memory };
       const rows = [
         ["name", p.name + (p.taken ? ` — ${t("plan.taken")}` : "")],
         ["pictures", `${p.pictures}, ${p.resolution} px` + (p.holdout ? ` — ${t("plan.kept", { count: p.holdout })}` : "")],
