@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -17,12 +16,11 @@ def read_config(path: Path) -> dict:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RequestError(f"--config {path} is not readable: {error}") from error
-    kinds = {f.name: f.type for f in fields(TrainConfig)}
-    unknown = sorted(set(values) - set(kinds))
+    hints = get_type_hints(TrainConfig)
+    unknown = sorted(set(values) - set(hints))
     if unknown or "images" not in values:
         what = f"the key {unknown[0]!r} is unknown" if unknown else "the key 'images' is missing"
-        raise RequestError(f"--config {path}: {what}; expected keys among {', '.join(kinds)}")
-    hints = get_type_hints(TrainConfig)
+        raise RequestError(f"--config {path}: {what}; expected keys among {', '.join(hints)}")
     return {name: typed(f"--config {path}: {name}", value, hints[name]) for name, value in values.items()}
 
 

@@ -10,7 +10,7 @@ from threading import Lock
 
 from difflora.adapters.disk import stamp
 from difflora.config import TrainConfig, check_name
-from difflora.errors import DiffloraError, RequestError
+from difflora.errors import RequestError
 from difflora.training.apart import plan_apart
 from difflora.training.choose import choose_kept, used_step
 from difflora.training.control import add_steps, ask
@@ -20,8 +20,7 @@ from difflora.training.plan import make_plan
 from difflora.training.watch import Checkpoint, RunView
 
 from .desk import Desk
-from .safety import inside
-from .trainings import folder_of, remember
+from .trainings import folder_of, remember, seen
 
 MOST, MANY = 8, 24
 MEASURING = Lock()
@@ -104,11 +103,7 @@ def leave_out(desk: Desk, name: str, picture: str) -> None:
 def folder_seen(desk: Desk, view: RunView) -> Path | None:
     """The folder that a run learnt from, if pages may see it."""
     place = str((view.config or {}).get("images", ""))
-    if not place or not view.pictures:
-        return None
-    with suppress(DiffloraError):
-        return inside(place, [*desk.config.images, desk.config.datasets])
-    return None
+    return seen(desk, Path(place)) if place and view.pictures else None
 
 
 def run_row(desk: Desk, view: RunView) -> dict:

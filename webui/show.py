@@ -73,7 +73,7 @@ def answered(function: Callable) -> Callable:
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             return {"error": f"the page sent something unexpected ({type(error).__name__}): reload it"}
         except OSError as error:
-            return {"error": f"the studio's folders cannot be written ({error.strerror}): mend that and try again"}
+            return {"error": f"the studio's folders cannot be used ({error.strerror}): mend that and try again"}
 
     wrapped.__signature__ = inspect.signature(function)
     return wrapped

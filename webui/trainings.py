@@ -83,10 +83,17 @@ def folder_of(desk: Desk, key: str) -> Path:
     folder = known_folders(desk).get(key or "")
     if folder is None:
         raise RequestError("no pictures are open: drop some, or name a folder")
+    if (found := seen(desk, folder)) is None:
+        raise RequestError(f"{folder.name} is not there any more: drop its pictures, or name another folder")
+    return found
+
+
+def seen(desk: Desk, folder: Path) -> Path | None:
+    """The folder, links followed, if it is there and pages may see it."""
     with suppress(RequestError):
-        if (found := inside(str(folder), [*desk.config.images, desk.config.datasets])).is_dir():
-            return found
-    raise RequestError(f"{folder.name} is not there any more: drop its pictures, or name another folder")
+        found = inside(str(folder), [*desk.config.images, desk.config.datasets])
+        return found if found.is_dir() else None
+    return None
 
 
 def recaption(desk: Desk, key: str, picture: str, text: str) -> None:
@@ -116,13 +123,7 @@ def wall(desk: Desk, key: str) -> dict:
     with READING:
         found = survey(folder)
     rows = [asdict(picture) for picture in found.pictures]
-    return {
-        "key": key,
-        "name": folder.name,
-        "rows": rows,
-        "notes": [in_words(note) for note in found.notes],
-        "ready": found.ready,
-    }
+    return {"key": key, "name": folder.name, "rows": rows, "notes": [in_words(note) for note in found.notes]}
 
 
 def picture_of(desk: Desk, key: str, name: str) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +17,7 @@ from ..errors import RequestError
 from ..events import Best, Note, Preview, Report, Scored
 from . import emphasis, judge
 from .cache import Encoded, as_pixels
+from .choose import checkpoint_file
 from .data import square
 from .kept import record
 from .loop import Loop, out_of_memory
@@ -34,7 +34,7 @@ class Checkpoints:
     def __init__(self, training: Training, loop: Loop, data: Encoded, unseen: Encoded | None, tell: Report) -> None:
         self.training, self.loop, self.tell = training, loop, tell
         self.model, self.plan, self.run = training.model, training.plan, training.run
-        self.folder = writable_folder(self.run.folder / "checkpoints")
+        writable_folder(self.run.folder / "checkpoints")
         self.scores = self.read()
         self.yard = self.yardstick(data, unseen)
 
@@ -66,7 +66,8 @@ class Checkpoints:
         self.tell(scores)
         if step:
             adapter = self.loop.adapter()
-            save_adapter(self.file(step), adapter, record(self.training, adapter, shown, step, scores))
+            metadata = record(self.training, adapter, shown, step, scores)
+            save_adapter(checkpoint_file(self.run.folder, step), adapter, metadata)
         before = self.best()
         self.scores[step] = scores
         rows = [asdict(self.scores[at]) for at in sorted(self.scores)]
@@ -89,10 +90,6 @@ class Checkpoints:
     def best(self) -> tuple[int, str] | None:
         """The best checkpoint so far and why; None before the first."""
         return judge.choose(self.scores) if any(self.scores) else None
-
-    def file(self, step: int) -> Path:
-        """Where the style as learnt after `step` is kept."""
-        return self.folder / f"step-{step:06}.safetensors"
 
     def triggered(self, prompts: Sequence[str]) -> list[str]:
         """Prompts with the trigger in front."""

@@ -12,6 +12,11 @@ from .control import alive
 from .waiting import Waiting, read_toml, style_name
 
 
+def checkpoint_file(folder: Path, step: int) -> Path:
+    """Where a run keeps the style as learnt after `step`."""
+    return folder / "checkpoints" / f"step-{step:06}.safetensors"
+
+
 def kept_steps(folder: Path) -> list[int]:
     """The steps whose checkpoints a run keeps, in order."""
     found = (path.stem.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*.safetensors"))
@@ -25,7 +30,7 @@ def use_checkpoint(folder: Path, step: int, loras: Path, name: str | None = None
     that was not kept, OutputError for a place that cannot be written.
     """
     name = name or folder.name
-    file = folder / "checkpoints" / f"step-{step:06}.safetensors"
+    file = checkpoint_file(folder, step)
     if not file.is_file():
         steps = ", ".join(map(str, kept_steps(folder))) or "none yet"
         raise RequestError(f"no checkpoint of step {step} in {folder.name}: expected one of {steps}")

@@ -6,6 +6,7 @@ of the training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,12 @@ PROMPTS, DRAW_STEPS, GUIDANCE, SEED = 8, 10, 5.0, 1000
 CANDIDATES, READ_TIMES, AMONG = 5, (0.5, 0.75), 1
 UNSEEN, UNSEEN_TIMES = 8, (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 NEUTRAL, NEUTRAL_TIMES = ("a red apple", "a house", "a cat", "a car"), (0.2, 0.4, 0.6, 0.8)
-MARGIN, LEARNT, BARELY = 0.02, 0.85, 0.01
+MARGIN = 0.02
+"""Of a total: what is nearer to the best than this is as good."""
+LEARNT, BARELY = 0.85, 0.01
+"""Share of the most that the loss came down, from which on a checkpoint has learnt; what of the loss is no fall."""
 CHANCE = 0.13
-"""Within this distance of the rest lie 95 in 100 sets of eight of an artist's own pictures (the sample styles)."""
+"""Within this distance of the rest lie 95 in 100 sets of eight of an artist's pictures (scripts/bench/styles.py)."""
 POOLED = 16
 
 
@@ -222,10 +226,8 @@ def plateau(scores: Mapping[int, Scored], patience: int = 3) -> bool:
     newest = set(sorted(step for step in scores if step)[-patience:])
     ready = learnt(scores) if len(scores) > patience + 1 else []
     before = [scores[step].total for step in ready if step not in newest]
-    return (
-        bool(before)
-        and min([scores[step].total for step in ready if step in newest], default=9e9) > min(before) - MARGIN
-    )
+    since = [scores[step].total for step in ready if step in newest]
+    return bool(before) and min(since, default=math.inf) > min(before) - MARGIN
 
 
 def save_yardstick(path: Path, key: str, yard: Yardstick) -> None:

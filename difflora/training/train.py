@@ -74,7 +74,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Result:
-    """Where a training ended: the finished file, or None when it was paused at `step`."""
+    """Where a training ended: the finished file, or None when it was paused at `step`; base: what draws with it."""
 
     file: Path | None
     step: int

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import RequestError
-from .choose import kept_steps
+from .choose import checkpoint_file, kept_steps
 from .control import alive, wanted
 from .log import Log, State
 from .waiting import Waiting, read_toml, safe_name, style_name
@@ -184,7 +184,7 @@ def _previews(folder: Path) -> tuple[tuple[int, tuple[Path, ...]], ...]:
 
 def _checkpoints(folder: Path, previews: tuple, scores: dict[int, dict]) -> tuple[Checkpoint, ...]:
     drawn = dict(previews)
-    kept = {step: folder / "checkpoints" / f"step-{step:06}.safetensors" for step in kept_steps(folder)}
+    kept = {step: checkpoint_file(folder, step) for step in kept_steps(folder)}
     steps = sorted({*drawn, *scores, *kept})
     return tuple(Checkpoint(step, scores.get(step), kept.get(step), drawn.get(step, ())) for step in steps)
 

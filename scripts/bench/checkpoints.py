@@ -24,6 +24,7 @@ from exam import STYLES, Exam, Results, make_exam, train_difflora
 from difflora.adapters.files import load_adapter
 from difflora.events import Scored
 from difflora.models.family import open_model
+from difflora.training.choose import checkpoint_file
 from difflora.training.judge import choose, plateau
 
 FIGURES = {"ratio": "style ratio", "followed": "prompts followed", "loss": "held-out loss"}
@@ -60,9 +61,7 @@ def one(results: Results, exam: Exam, base: dict, seed: int, run: Path) -> dict:
     pick, row = picked(run), {"style": exam.style, "seed": seed}
 
     def measure(step: int) -> dict:
-        adapter = load_adapter(
-            run / "checkpoints" / f"step-{step:06}.safetensors", exam.model.shapes(), exam.model.family
-        )
+        adapter = load_adapter(checkpoint_file(run, step), exam.model.shapes(), exam.model.family)
         marks = exam.quick(adapter)
         return marks | {"ratio": marks["distance"] / base["distance"], "loss": exam.loss(adapter)}
 

@@ -16,7 +16,9 @@
     document.addEventListener("change", (event) => { if (found && event.target.closest?.("#trainconfig-trigger")) check(); });
 
     async function load() {
-      const key = kept.get(), answer = await difflora.json(`/studio/wall/${encodeURIComponent(key)}`);
+      const key = kept.get();
+      let answer;
+      try { answer = await difflora.json(`/studio/wall/${encodeURIComponent(key)}`); } catch { return; } // the poller says when the studio is away
       if (key !== kept.get()) return;
       found = checkup = order = null;
       failed = false;
@@ -24,6 +26,7 @@
       if (answer.error) { difflora.say(answer.error, true); kept.set(""); props.value = null; facts.textContent = ""; return [worst, notes, tools, wall].forEach((place) => difflora.fill(place)); }
       found = answer;
       cards = new Map(found.rows.map((row) => [row.path, card(row)]));
+      boxes = new Map();
       show();
       if (found.rows.length) check();
     }
@@ -60,7 +63,7 @@
       if (out) said.push(t("wall.outcount", { count: out }));
       facts.textContent = said.filter(Boolean).join(" · ");
       difflora.fill(notes, (checkup?.notes ?? found.notes).map((note) => h("li", {}, note)));
-      sieve(verdicts, count("exclude"));
+      sieve(verdicts, count("exclude"), out);
       const rank = (row) => order?.get(row.path) ?? (row.excluded ? 3 : row.problem ? 0 : 2);
       const sorted = rows.map((row, i) => [rank(row), i, row]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map(([, , row]) => row);
       const groups = only === "twin" ? checkup.groups.map((paths) => box(paths)) : null;
@@ -82,10 +85,9 @@
       if (!same) difflora.fill(wall, nodes.length ? nodes : h("p", { class: "empty" }, t("wall.none")));
     }
 
-    function sieve(verdicts, exclude) {
+    function sieve(verdicts, exclude, out) {
       const alive = verdicts.filter((v) => !cards.get(v.path)?.out()), names = new Map();
       for (const v of alive) for (const name of new Set(v.faults.map((f) => f.name))) names.set(name, (names.get(name) ?? 0) + 1);
-      const out = found.rows.filter((row) => cards.get(row.path).out()).length;
       const kinds = [["all", found.rows.length], ["exclude", exclude], ["look", alive.filter((v) => v.kind === "look").length], ["out", out], ...[...names].sort((a, b) => b[1] - a[1])];
       const there = kinds.filter(([name, n]) => n || name === "all");
       if (!there.some(([name]) => name === only)) only = "all";
