@@ -29,6 +29,7 @@ from difflora.adapters.files import (
     style_metadata,
     write_atomic,
 )
+from difflora.adapters.metadata import complete
 from difflora.errors import AdapterFileError, DiffloraError, OutputError
 from difflora.version import __version__
 
@@ -154,8 +155,9 @@ def test_the_header_says_what_the_adapter_is(tmp_path: Path) -> None:
 
 def test_the_same_adapter_makes_the_same_bytes(tmp_path: Path) -> None:
     metadata = {f"key {i}": "value" for i in range(20)}
+    (tmp_path / "again").mkdir()
     one = save_adapter(tmp_path / "a.safetensors", adapter(), metadata)
-    two = save_adapter(tmp_path / "b.safetensors", adapter(), dict(reversed(metadata.items())))
+    two = save_adapter(tmp_path / "again/a.safetensors", adapter(), dict(reversed(metadata.items())))
     assert one.read_bytes() == two.read_bytes() and sha256(one) == hashlib.sha256(two.read_bytes()).hexdigest()
 
 
@@ -168,7 +170,7 @@ def test_hashes_match_an_independent_computation(tmp_path: Path) -> None:
     metadata = {"ss_output_name": "ink\n\x01é", "ss_v2": "False", "other": "x" * 999, "sshs_model_hash": "stale"}
     path = save_adapter(tmp_path / "x.safetensors", made, metadata)
     stored, found = safetensors.torch.load_file(path), read_header(path).metadata
-    alone = safetensors.torch.save(stored, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    alone = safetensors.torch.save(stored, {key: value for key, value in found.items() if key.startswith("ss_")})
     assert len(alone) > 0x110000
     numbers = alone[8 + int.from_bytes(alone[:8], "little") :]
     assert found["sshs_model_hash"] == hashlib.sha256(numbers).hexdigest()
@@ -254,7 +256,7 @@ def test_other_names_folders_and_missing_files_are_refused(tmp_path: Path, never
     (tmp_path / "folder.safetensors").mkdir()
     os.mkfifo(tmp_path / "pipe.safetensors")
     (tmp_path / "x.zip").write_bytes(b"")
-    assert "not a regular file" in refusal(tmp_path / "folder.safetensors")
+    assert "no adapter in it" in refusal(tmp_path / "folder.safetensors")
     assert "not a regular file" in refusal(tmp_path / "pipe.safetensors")
     assert "expected .safetensors" in refusal(tmp_path / "x.zip")
     assert "no such file" in refusal(tmp_path / "nothing.safetensors")
@@ -281,7 +283,8 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, bad: float, key:
 
 
 def test_a_giant_rank_is_refused_before_it_is_read(tmp_path: Path, never_loaded: None) -> None:
-    safetensors.torch.save_file({f"{NAME}.lora_down.weight": torch.zeros(4097, 1)}, tmp_path / "x.safetensors")
+    giant = {f"{NAME}.lora_down.weight": torch.zeros(4097, 1), f"{NAME}.lora_up.weight": torch.zeros(1, 4097)}
+    safetensors.torch.save_file(giant, tmp_path / "x.safetensors")
     assert "rank 4,097" in refusal(tmp_path / "x.safetensors")
 
 
@@ -548,8 +551,6 @@ def test_the_hash_of_a_missing_file_is_an_error_of_ours(tmp_path: Path) -> None:
 def described(info: Info = INFO, **changes: object) -> dict[str, str]:
     values: dict[str, object] = {
         "info": info,
-        "rank": 16,
-        "alpha": 8,
         "config": {"seed": 7, "images": "style", "preview_prompts": ["a", "b"]},
         "captions": ["a red apple, ink", "a cat,ink,", "ünïcode"],
         "folder": "style",
@@ -560,7 +561,8 @@ def described(info: Info = INFO, **changes: object) -> dict[str, str]:
         "learning_rate": 5e-4,
         "thumbnail": b"RIFF",
     }
-    return style_metadata(**(values | changes))
+    made = Adapter({Q: factors(SHAPES[Q], 16, 8.0)}, info)
+    return complete(style_metadata(**(values | changes)), made, info.name)
 
 
 def test_metadata_speaks_to_kohya_and_modelspec_readers() -> None:

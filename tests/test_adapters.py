@@ -5,7 +5,8 @@ import torch
 
 from difflora.adapters.adapter import Adapter, Factors
 from difflora.adapters.blend import blend
-from difflora.adapters.dialects import from_kohya, kohya_name, to_kohya
+from difflora.adapters.dialects import read_layers, to_kohya
+from difflora.adapters.names import kohya_name
 from difflora.errors import AdapterFileError
 
 Q = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -124,7 +125,7 @@ def test_alpha_is_written_as_a_float32_scalar() -> None:
 
 def test_to_kohya_and_back_keeps_every_update_to_the_last_bit() -> None:
     made = adapter(2)
-    back = from_kohya(to_kohya(made.layers), SHAPES)
+    back = read_layers(to_kohya(made.layers), SHAPES)
     assert list(back) == list(SHAPES)
     assert all(torch.equal(back[path].delta(), made.layers[path].delta()) for path in SHAPES)
 
@@ -132,7 +133,7 @@ def test_to_kohya_and_back_keeps_every_update_to_the_last_bit() -> None:
 def test_a_text_encoder_with_text_model_in_its_paths_reads_the_same_file() -> None:
     old = TEXT.replace("text_encoder.", "text_encoder.text_model.")
     made = factors(SHAPES[TEXT], 3, 2.0)
-    back = from_kohya(to_kohya({TEXT: made}), {old: SHAPES[TEXT]})
+    back = read_layers(to_kohya({TEXT: made}), {old: SHAPES[TEXT]})
     assert torch.equal(back[old].delta(), made.delta())
     assert to_kohya({old: made}).keys() == to_kohya({TEXT: made}).keys()
 
@@ -140,14 +141,14 @@ def test_a_text_encoder_with_text_model_in_its_paths_reads_the_same_file() -> No
 def test_lora_te1_names_are_read_as_the_text_encoder() -> None:
     made = factors(SHAPES[TEXT], 3, 2.0)
     tensors = {key.replace("lora_te_", "lora_te1_"): value for key, value in to_kohya({TEXT: made}).items()}
-    assert torch.equal(from_kohya(tensors, SHAPES)[TEXT].delta(), made.delta())
+    assert torch.equal(read_layers(tensors, SHAPES)[TEXT].delta(), made.delta())
 
 
 def test_one_module_under_two_names_is_refused() -> None:
     tensors = to_kohya({TEXT: factors(SHAPES[TEXT], 3, 2.0)})
     tensors |= {key.replace("lora_te_", "lora_te1_"): value for key, value in tensors.items()}
     with pytest.raises(AdapterFileError, match="repeats"):
-        from_kohya(tensors, SHAPES)
+        read_layers(tensors, SHAPES)
 
 
 def test_two_modules_with_one_kohya_name_are_refused() -> None:
@@ -164,7 +165,7 @@ def test_a_missing_alpha_means_the_rank_of_that_module() -> None:
     made = {Q: factors(SHAPES[Q], 4, 1.0), MLP: factors(SHAPES[MLP], 2, 6.0)}
     tensors = to_kohya(made)
     del tensors[f"{NAMES[Q]}.alpha"]
-    back = from_kohya(tensors, SHAPES)
+    back = read_layers(tensors, SHAPES)
     assert back[Q].scale == 1 and close(back[Q].delta(), 4 * made[Q].delta())
     assert back[MLP].scale == 3 and torch.equal(back[MLP].delta(), made[MLP].delta())
 
@@ -172,7 +173,7 @@ def test_a_missing_alpha_means_the_rank_of_that_module() -> None:
 @pytest.mark.parametrize("alpha", [torch.tensor(3), torch.tensor([3.0]), torch.tensor(3, dtype=torch.float16)])
 def test_an_alpha_may_be_an_integer_or_half_precision(alpha: torch.Tensor) -> None:
     made = factors(SHAPES[Q], 4, 3.0)
-    back = from_kohya(to_kohya({Q: made}) | {f"{NAMES[Q]}.alpha": alpha}, SHAPES)
+    back = read_layers(to_kohya({Q: made}) | {f"{NAMES[Q]}.alpha": alpha}, SHAPES)
     assert torch.equal(back[Q].delta(), made.delta())
 
 
@@ -180,13 +181,13 @@ def test_an_alpha_may_be_an_integer_or_half_precision(alpha: torch.Tensor) -> No
 def test_factors_of_every_float_format_are_read(dtype: torch.dtype) -> None:
     made = factors(SHAPES[CONV], 3, 2.0)
     made = Factors(made.down.to(dtype), made.up.to(dtype), made.alpha)
-    assert torch.equal(from_kohya(to_kohya({CONV: made}), SHAPES)[CONV].delta(), made.delta())
+    assert torch.equal(read_layers(to_kohya({CONV: made}), SHAPES)[CONV].delta(), made.delta())
 
 
 def test_linear_and_1x1_convolution_factors_stand_in_for_each_other() -> None:
     flat, point = factors((16, 16), 3, 2.0), factors((16, 16, 1, 1), 3, 2.0, seed=1)
-    as_point = from_kohya(to_kohya({POINT: flat}), {POINT: (16, 16, 1, 1)})[POINT]
-    as_flat = from_kohya(to_kohya({POINT: point}), {POINT: (16, 16)})[POINT]
+    as_point = read_layers(to_kohya({POINT: flat}), {POINT: (16, 16, 1, 1)})[POINT]
+    as_flat = read_layers(to_kohya({POINT: point}), {POINT: (16, 16)})[POINT]
     assert as_point.down.shape == (3, 16, 1, 1) and as_point.up.shape == (16, 3, 1, 1)
     assert as_flat.down.shape == (3, 16) and as_flat.up.shape == (16, 3)
     assert torch.equal(as_point.delta().flatten(), flat.delta().flatten())
@@ -198,7 +199,7 @@ def test_linear_and_1x1_convolution_factors_stand_in_for_each_other() -> None:
 
 def refusal(tensors: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]] = SHAPES) -> str:
     with pytest.raises(AdapterFileError) as caught:
-        from_kohya(tensors, shapes)
+        read_layers(tensors, shapes)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -216,22 +217,25 @@ def test_unknown_keys_are_listed_never_skipped() -> None:
 @pytest.mark.parametrize(
     ("suffix", "kind"),
     [
-        ("dora_scale", "DoRA"),
-        ("lora_mid.weight", "Tucker"),
-        ("hada_w1_a", "LoHa"),
-        ("lokr_w2", "LoKr"),
-        ("diff_b", "difference"),
-        ("lora_A.weight", "PEFT"),
+        ("oft_blocks", "OFT"),
+        ("on_input", "IA3"),
+        ("diff_b", "a learnt bias"),
+        ("w_norm", "a changed normalisation"),
         ("anything", "no LoRA key"),
     ],
 )
-def test_what_is_not_plain_lora_is_refused_by_name(suffix: str, kind: str) -> None:
+def test_what_cannot_be_drawn_is_refused_by_name(suffix: str, kind: str) -> None:
     message = refusal(to_kohya(adapter(1).layers) | {f"{NAMES[Q]}.{suffix}": torch.zeros(2, 2)})
     assert kind in message and f"{NAMES[Q]}.{suffix}" in message
 
 
-def test_peft_and_plain_checkpoint_keys_are_refused() -> None:
-    assert "PEFT" in refusal({f"{Q}.lora_A.weight": torch.zeros(2, 16)})
+@pytest.mark.parametrize(("part", "wrong"), [("hada_w1_a", "both"), ("lokr_w2", "both"), ("lora_mid.weight", "shape")])
+def test_parts_of_two_kinds_in_one_module_are_refused(part: str, wrong: str) -> None:
+    message = refusal(to_kohya(adapter(1).layers) | {f"{NAMES[Q]}.{part}": torch.zeros(2, 2)})
+    assert NAMES[Q] in message and wrong in message
+
+
+def test_plain_checkpoint_keys_are_refused() -> None:
     assert "no LoRA key" in refusal({"weight": torch.zeros(2, 16)})
 
 
@@ -239,12 +243,12 @@ def test_peft_and_plain_checkpoint_keys_are_refused() -> None:
 def test_half_a_pair_is_refused(part: str) -> None:
     tensors = to_kohya(adapter(1).layers)
     del tensors[f"{NAMES[Q]}.{part}"]
-    assert f"{NAMES[Q]} lacks {part}" in refusal(tensors)
+    assert f"{NAMES[Q]} lacks {part.removesuffix('.weight')}" in refusal(tensors)
 
 
 def test_factors_of_two_ranks_are_refused() -> None:
     tensors = to_kohya({Q: factors(SHAPES[Q], 4, 1.0)})
-    assert "rank 3 in lora_down, 4 in lora_up" in refusal(
+    assert "rank 3 and 4 in lora_down and lora_up" in refusal(
         tensors | {f"{NAMES[Q]}.lora_down.weight": torch.zeros(3, 16)}
     )
 
@@ -252,7 +256,9 @@ def test_factors_of_two_ranks_are_refused() -> None:
 @pytest.mark.parametrize("shape", [(), (4,), (0, 16)])
 def test_factors_without_a_rank_are_refused(shape: tuple[int, ...]) -> None:
     tensors = to_kohya({Q: factors(SHAPES[Q], 4, 1.0)})
-    assert "factors of shape" in refusal(tensors | {f"{NAMES[Q]}.lora_down.weight": torch.zeros(shape)})
+    assert ("an empty tensor" if 0 in shape else "factors of shape") in refusal(
+        tensors | {f"{NAMES[Q]}.lora_down.weight": torch.zeros(shape)}
+    )
 
 
 def test_an_alpha_per_rank_is_refused() -> None:

@@ -40,7 +40,7 @@ def library(tmp_path: Path, model) -> Path:
     folder.mkdir()
     info = Info("ink", model.family, "toy", "inkish")
     words = style_metadata(
-        info=info, rank=4, alpha=2.0, config={"seed": 1}, captions=["inkish, a cat"], folder="ink", fingerprint="f",
+        info=info, config={"seed": 1}, captions=["inkish, a cat"], folder="ink", fingerprint="f",
         resolution=32, pictures=9, steps=3, learning_rate=1e-3, thumbnail=picture("WEBP"),
     )  # fmt: skip
     save_adapter(folder / "ink.safetensors", replace(random_adapter(model, 4, 2.0, 1), info=info), words)

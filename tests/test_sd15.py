@@ -8,7 +8,8 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from difflora.adapters.adapter import Factors
-from difflora.adapters.dialects import from_kohya, kohya_name, to_kohya
+from difflora.adapters.dialects import read_layers, to_kohya
+from difflora.adapters.names import kohya_name
 from difflora.errors import AdapterFileError
 from difflora.models.sd import StableDiffusion, family_of
 
@@ -77,10 +78,10 @@ def test_a_full_size_adapter_goes_through_its_file_names_and_a_small_ones_shapes
         for path in sd15.targets("attention+mlp", True)
     }
     tensors = to_kohya(layers)
-    back = from_kohya(tensors, shapes)
+    back = read_layers(tensors, shapes)
     assert {path: (f.shape, f.alpha) for path, f in back.items()} == {
         path: (f.shape, f.alpha) for path, f in layers.items()
     }
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     with pytest.raises(AdapterFileError, match="another family"):
-        from_kohya(to_kohya({name: Factors(torch.ones(2, 96), torch.ones(96, 2), 1.0)}), shapes)
+        read_layers(to_kohya({name: Factors(torch.ones(2, 96), torch.ones(96, 2), 1.0)}), shapes)

@@ -1,12 +1,41 @@
-"""Factors own the scale; an Adapter is factors by module path, with what is known about them."""
+"""Factors own the scale; an Adapter is updates by module path, with what is known about them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from .names import ALPHA, DOWN, UP
+
+
+class Update(Protocol):
+    """What every kind of update of one module offers."""
+
+    @property
+    def kind(self) -> str:
+        """LoRA, LoCon, LoHa, LoKr or full, or one of them after DoRA."""
+
+    @property
+    def rank(self) -> int:
+        """The inner size of its factors; 0 for none."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight that is updated."""
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """The dense update in float32; DoRA needs the weight, ValueError without it."""
+
+    def factors(self) -> Factors | None:
+        """The same update as plain factors, where those are fewer numbers than the update has; else None."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by part, alpha among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +65,23 @@ class Factors:
         """The shape of the weight that is updated."""
         return (self.up.shape[0], *self.down.shape[1:])
 
-    def delta(self) -> Tensor:
-        """The dense update in float32, with the shape of the weight it is added to."""
+    @property
+    def kind(self) -> str:
+        """LoRA, or LoCon for a convolution with a kernel."""
+        return "LoCon" if math.prod(self.shape[2:]) > 1 else "LoRA"
+
+    def delta(self, weight: Tensor | None = None) -> Tensor:
+        """The dense update in float32, with the shape of the weight it is added to, whatever that weight is."""
         product = self.up.float().flatten(1) @ self.down.float().flatten(1)
         return (product * self.scale).view(self.shape)
+
+    def factors(self) -> Factors | None:
+        """Itself."""
+        return self
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by part; alpha as float32."""
+        return {DOWN: self.down, UP: self.up, ALPHA: torch.tensor(self.alpha, dtype=torch.float32)}
 
     def halves(self) -> tuple[Tensor, Tensor]:
         """(down, scale · up) in float32: the pair whose product is the update."""
@@ -70,14 +112,23 @@ class Info:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """Factors by real module path, such as "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"."""
+    """Updates by real module path, such as "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"."""
 
-    layers: Mapping[str, Factors]
+    layers: Mapping[str, Update]
     info: Info = Info()
 
     def __len__(self) -> int:
         return len(self.layers)
 
+    def nbytes(self) -> int:
+        """Memory of all tensors together."""
+        return sum(tensor.nbytes for update in self.layers.values() for tensor in update.tensors().values())
+
     def parameters(self) -> int:
-        """Numbers stored in all factors together."""
-        return sum(f.down.numel() + f.up.numel() for f in self.layers.values())
+        """Numbers stored in all updates together, without alphas."""
+        return sum(
+            tensor.numel()
+            for update in self.layers.values()
+            for part, tensor in update.tensors().items()
+            if part != ALPHA
+        )

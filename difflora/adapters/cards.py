@@ -11,12 +11,13 @@ from pathlib import Path
 
 from ..config import WEIGHT_LIMIT
 from ..errors import AdapterFileError
-from .dialects import DOWN, Shapes
 from .disk import content_sha256, stamp
-from .files import check_fit
+from .fitting import check_fit
+from .forms import forms_by_name
 from .header import Header, read_header, shown
 from .library import SUFFIX, adapter_named, adapter_names
 from .metadata import THUMBNAIL, TRIGGER, WEIGHT, ranks_in_words
+from .names import Shapes
 from .thumbnail import thumbnail_in
 
 MAX_SIDECAR = 2**20
@@ -130,7 +131,7 @@ def _described(plain: Card, header: Header, sidecar: Mapping[str, object]) -> Ca
     # A1111 writes 0 where no weight was chosen.
     said = known[WEIGHT] if WEIGHT in known else sidecar.get("preferred weight") or None
     trigger = known[TRIGGER] if TRIGGER in known else sidecar.get("activation text")
-    ranks = {shape[0] for name, (_, shape) in header.tensors.items() if name.endswith(DOWN) and shape}
+    modules = forms_by_name(header.shapes()).values()
     rows = [(key, value) for key, value in sorted(known.items()) if key != THUMBNAIL]
     return replace(
         plain,
@@ -138,8 +139,8 @@ def _described(plain: Card, header: Header, sidecar: Mapping[str, object]) -> Ca
         weight=_weight(said),
         family=shown(known.get("difflora.family") or known.get("ss_base_model_version") or ""),
         base=shown(known.get("difflora.base", ""), 1000),
-        rank=ranks_in_words(ranks),
-        layers=sum(name.endswith(DOWN) for name in header.tensors),
+        rank=ranks_in_words({form.rank for form in modules if form.rank}),
+        layers=len(modules),
         made=shown(known.get("modelspec.date") or plain.made),
         pictures=shown(known.get("difflora.pictures") or known.get("ss_num_train_images") or ""),
         thumbnail=thumbnail_in(known.get(THUMBNAIL, "")),

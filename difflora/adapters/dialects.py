@@ -1,189 +1,163 @@
-"""Key names in files <-> module paths. Dict in, dict out: knows no file.
-
-Kohya names (sd-scripts networks/lora.py) are a prefix and the module path with every dot turned into an underscore:
-`lora_unet_down_blocks_0_…_to_q`, `lora_te_text_model_encoder_layers_0_…`. They cannot be turned back by themselves, so
-they are looked up among the names that the base's own modules would have.
-"""
+"""Tensors by the names in files <-> updates by module path. Dict in, dict out: knows no file."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from ..errors import AdapterFileError
-from .adapter import Factors
+from .adapter import Factors, Update
+from .blocks import sgm_paths
+from .fitting import module_name, sort_keys
+from .forms import Form
 from .header import shown
+from .names import (
+    ALPHA,
+    COLUMNS,
+    DIFF,
+    DOWN,
+    MID,
+    ROWS,
+    UP,
+    Shapes,
+    all_names,
+    diffusers_name,
+)
+from .networks import modules
+from .settings import Settings, settings_rows
+from .updates import Decomposed, Hadamard, Kronecker, Whole, tucker
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""The shape of the weight of each module of a base, by real path."""
-
-KOHYA_VERSIONS = {"tiny": "difflora_tiny", "sd1": "sd_v1", "sd2": "sd_v2"}
-ARCHITECTURES = {"tiny": "difflora-tiny/lora", "sd1": "stable-diffusion-v1/lora", "sd2": "stable-diffusion-v2/lora"}
-
-DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
-FOREIGN = {
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "lora_mid": "Tucker factors (lora_mid)",
-    "hada_": "LoHa",
-    "lokr_": "LoKr",
-    "oft_": "OFT",
-    "lora_A": "PEFT names (lora_A, lora_B)",
-    "lora_B": "PEFT names (lora_A, lora_B)",
-    "lora.": "old diffusers names",
-    "lora_linear_layer": "old diffusers names",
-    "on_input": "IA3",
-    "diff": "a full difference",
-    "bias": "a learnt bias",
-    "scale": "a separate scale",
-}
+NUMBERED = ("sdxl",)
+"""Families with two text encoders, whose files use the original block names."""
 
 
-def kohya_name(path: str) -> str:
-    """The kohya name of a module; raises AdapterFileError for a path outside unet and text_encoder.
+def read_layers(
+    tensors: Mapping[str, Tensor],
+    shapes: Shapes,
+    settings: Mapping[str, Settings] | None = None,
+    part: str = "",
+) -> dict[str, Update]:
+    """Updates by real module path, shaped for the base, in the order of the base; raises AdapterFileError.
 
-    The text encoder's names always hold `text_model`, whether the installed transformers has it in its paths or not.
+    settings: by network, "" for any; they scale what has PEFT's names and no alpha of its own. A missing alpha is the
+    rank of that module everywhere else. 1x1 convolutions and linear layers may stand in for each other.
     """
-    root, _, rest = path.partition(".")
-    if root == "unet" and rest:
-        return "lora_unet_" + rest.replace(".", "_")
-    if root == "text_encoder" and rest:
-        return "lora_te_text_model_" + rest.removeprefix("text_model.").replace(".", "_")
-    raise AdapterFileError(f"{shown(path)} has no kohya name; expected a module of unet or text_encoder")
-
-
-def plain_name(name: str) -> str:
-    """The kohya name as we write it: some files call the one text encoder the first."""
-    return "lora_te_" + name.removeprefix("lora_te1_") if name.startswith("lora_te1_") else name
-
-
-def to_kohya(layers: Mapping[str, Factors]) -> dict[str, Tensor]:
-    """Three tensors per module: `<name>.lora_down.weight`, `<name>.lora_up.weight`, `<name>.alpha` (float32, 0-dim).
-
-    Raises AdapterFileError when two modules share a kohya name.
-    """
-    tensors: dict[str, Tensor] = {}
-    for name, path in _table(layers).items():
-        factors = layers[path]
-        tensors[f"{name}.{DOWN}"] = factors.down.detach()
-        tensors[f"{name}.{UP}"] = factors.up.detach()
-        tensors[f"{name}.{ALPHA}"] = torch.tensor(factors.alpha, dtype=torch.float32)
-    return tensors
-
-
-def from_kohya(tensors: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Factors]:
-    """Factors by real module path, shaped for the base, in the order of the base.
-
-    A missing alpha is the rank of that module. 1x1 convolutions and linear layers may stand in for each other. Raises
-    AdapterFileError as `check_kohya` does.
-    """
-    check_kohya({key: tuple(value.shape) for key, value in tensors.items()}, shapes)
-    modules, _, _ = _sort_keys(tensors, shapes)
+    reading = sort_keys({key: tuple(value.shape) for key, value in tensors.items()}, shapes, part)
     layers = {}
-    for path in (path for path in shapes if path in modules):
-        keys, shape = modules[path], shapes[path]
-        down, up = tensors[keys[DOWN]], tensors[keys[UP]]
-        rank = down.shape[0]
-        alpha = float(tensors[keys[ALPHA]].item()) if ALPHA in keys else float(rank)
-        spread = (1,) * (len(shape) - 2)
-        layers[path] = Factors(down.reshape(rank, *shape[1:]), up.reshape(shape[0], rank, *spread), alpha)
+    for path, keys in reading.found.modules.items():
+        parts = {part: tensors[key] for part, key in keys.items()}
+        alpha = alpha_of(path, keys, parts, reading.forms[path], settings or {})
+        layers[path] = update_of(parts, reading.forms[path], shapes[path], alpha)
     return layers
 
 
-def check_kohya(found: Shapes, shapes: Shapes) -> None:
-    """Raise AdapterFileError unless every tensor, given by key and shape, has its place in the base.
+def alpha_of(
+    path: str, keys: Mapping[str, str], parts: Mapping[str, Tensor], form: Form, settings: Mapping[str, Settings]
+) -> float:
+    """A module's alpha, its scale times its rank; the scale itself where it has no rank."""
+    unit = form.rank or 1
+    if ALPHA in parts:
+        # LyCORIS ignores the alpha of a LoKr without a rank, and so does whoever reads its files.
+        return float(parts[ALPHA].item()) if form.rank else 1.0
+    network, _, rest = path.partition(".")
+    told = settings.get(network) or settings.get("")
+    if told is None or module_name(keys).startswith(("lora_", "lycoris_")):
+        return float(unit)
+    return told.scale(diffusers_name(path).partition(".")[2] if network.startswith("text") else rest, form.rank) * unit
 
-    The sentence lists keys that are not understood, names that the base lacks, incomplete modules, and modules of
-    another size: three of them, and how many more there are.
+
+def update_of(parts: Mapping[str, Tensor], form: Form, shape: tuple[int, ...], alpha: float) -> Update:
+    """The update that a module's parts make for a weight of that shape."""
+    inner = {name: part for name, part in parts.items() if name not in (ALPHA, COLUMNS, ROWS)}
+    if DOWN in parts:
+        update: Update = factors_of(inner, shape, alpha)
+    elif DIFF in parts:
+        update = Whole(parts[DIFF].reshape(shape), shape)
+    elif form.kind.endswith("LoHa"):
+        update = Hadamard(inner, alpha, shape)
+    else:
+        update = Kronecker(inner, alpha / (form.rank or 1), shape)
+    magnitude = parts.get(COLUMNS, parts.get(ROWS))
+    if magnitude is None:
+        return update
+    ones = (1,) * (len(shape) - 2)
+    columns = COLUMNS in parts and magnitude.dim() > 1 and magnitude.shape[0] == 1 and magnitude.shape[1] == shape[1]
+    return Decomposed(update, magnitude.reshape((1, shape[1], *ones) if columns else (shape[0], 1, *ones)))
+
+
+def factors_of(parts: Mapping[str, Tensor], shape: tuple[int, ...], alpha: float) -> Factors:
+    """Plain factors; a middle one goes into the lower."""
+    down, up = parts[DOWN], parts[UP]
+    if MID in parts:
+        down = tucker(parts[MID], torch.eye(parts[MID].shape[0]), down)
+    rank = down.shape[0]
+    return Factors(down.reshape(rank, *shape[1:]), up.reshape(shape[0], rank, *[1] * (len(shape) - 2)), alpha)
+
+
+def to_kohya(layers: Mapping[str, Update], family: str = "") -> dict[str, Tensor]:
+    """`<name>.lora_down.weight`, `.lora_up.weight`, `.alpha` (float32, 0-dim); LyCORIS' parts for other kinds.
+
+    SDXL has original block names and numbered text encoders (lora_te1_, lora_te2_), all others their own blocks and
+    lora_te_ (sd-scripts networks/lora.py). Raises AdapterFileError when two modules share a name.
     """
-    modules, foreign, unknown = _sort_keys(found, shapes)
-    broken = [text for path, keys in modules.items() if (text := _incomplete(keys, found))]
-    whole = [path for path, keys in modules.items() if not _incomplete(keys, found)]
-    misfits = [text for path in whole if (text := _misfit(modules[path], found, shapes[path]))]
-    _refuse(
-        (foreign, "only plain LoRA in kohya names is supported; convert the file first"),
-        (unknown, "use the base it was made for"),
-        (broken, "the file is damaged; get it again"),
-        (misfits, "made for another family; use the base it was made for"),
-        ([] if found else ["no tensors in the file; expected a LoRA"], "choose another file"),
-    )
+    tensors: dict[str, Tensor] = {}
+    for name, path in all_names(layers, block_names(layers, family)).items():
+        for part, tensor in layers[path].tensors().items():
+            ending = f"{part}.weight" if part in (DOWN, UP) else part
+            tensors[f"{name}.{ending}"] = tensor.detach()
+    return tensors
 
 
-def _table(paths: Iterable[str]) -> dict[str, str]:
-    """Module paths by their kohya name."""
-    table: dict[str, str] = {}
-    for path in paths:
-        other = table.setdefault(kohya_name(path), path)
-        if other != path:
-            raise AdapterFileError(f"{shown(path)} and {shown(other)} have one kohya name; expected different ones")
-    return table
+def block_names(layers: Mapping[str, object], family: str) -> Mapping[str, str] | None:
+    """Original block names by path for families whose files use them; none, and no numbers, for the others."""
+    if family in NUMBERED:
+        return original_blocks(family)
+    return {} if any(path.startswith("text_encoder_2.") for path in layers) else None
 
 
-def _sort_keys(found: Iterable[str], shapes: Shapes) -> tuple[dict[str, dict[str, str]], list[str], list[str]]:
-    """({path: {part: key}}, keys not understood, names not in the base)."""
-    table = _table(shapes)
-    modules: dict[str, dict[str, str]] = {}
-    foreign, unknown = [], {}
-    for key in found:
-        name, _, part = key.partition(".")
-        path = table.get(plain_name(name))
-        if part not in (DOWN, UP, ALPHA):
-            foreign.append(f"{shown(key)} is {_kind(part)}")
-        elif path is None:
-            unknown[name] = f"{shown(name)} is not in the base"
-        elif modules.setdefault(path, {}).setdefault(part, key) != key:
-            foreign.append(f"{shown(key)} repeats {shown(modules[path][part])}")
-    return modules, foreign, list(unknown.values())
+@cache
+def original_blocks(family: str) -> Mapping[str, str]:
+    """The original block name of every module of a family's UNet."""
+    return sgm_paths([path for path in modules(family) if path.startswith("unet.")])
 
 
-def _kind(part: str) -> str:
-    return next((f"{kind}, not supported" for mark, kind in FOREIGN.items() if mark in part), "no LoRA key")
+def to_peft(layers: Mapping[str, Update]) -> dict[str, tuple[dict[str, Tensor], dict[str, object]]]:
+    """(tensors by name within the network, settings) of each network, for factors whose alpha is their rank.
+
+    Raises AdapterFileError for kinds that PEFT's LoRA does not know, or knows otherwise.
+    """
+    networks: dict[str, tuple[dict[str, Tensor], dict[str, int]]] = {}
+    decomposed = {path for path, update in layers.items() if isinstance(update, Decomposed)}
+    for path, update in layers.items():
+        plain = update.inner if isinstance(update, Decomposed) else update
+        if not isinstance(plain, Factors):
+            raise AdapterFileError(
+                f"{shown(path)} is {update.kind}, which diffusers and PEFT do not load as LoRA; expected plain LoRA; "
+                "write it --to kohya, or make it plain with --rank"
+            )
+        network, _, rest = path.partition(".")
+        tensors, ranks = networks.setdefault(network, ({}, {}))
+        tensors |= {f"{rest}.lora_A.weight": plain.down.detach(), f"{rest}.lora_B.weight": plain.up.detach()}
+        ranks[rest.removeprefix("text_model.")] = plain.rank
+        if isinstance(update, Decomposed):
+            tensors[f"{rest}.lora_magnitude_vector"] = rows_of(path, update)
+    mixed = [path for path in layers if path not in decomposed] if decomposed else []
+    if mixed:
+        raise AdapterFileError(
+            f"{shown(mixed[0])} has no magnitude, others have: PEFT has it for all; write it --to kohya"
+        )
+    return {name: (tensors, settings_rows(ranks, bool(decomposed))) for name, (tensors, ranks) in networks.items()}
 
 
-def _incomplete(keys: Mapping[str, str], found: Shapes) -> str:
-    """What is wrong with a module by itself, or nothing."""
-    name = shown(next(iter(keys.values())).partition(".")[0])
-    missing = [part for part in (DOWN, UP) if part not in keys]
-    if missing:
-        return f"{name} lacks {' and '.join(missing)}"
-    down, up = found[keys[DOWN]], found[keys[UP]]
-    if len(down) < 2 or len(up) < 2 or 0 in down or 0 in up:
-        return f"{name} has factors of shape {down} and {up}"
-    if down[0] != up[1]:
-        return f"{name} has rank {down[0]} in lora_down, {up[1]} in lora_up"
-    if ALPHA in keys and math.prod(found[keys[ALPHA]]) != 1:
-        return f"{name} has an alpha of shape {found[keys[ALPHA]]}"
-    return ""
-
-
-def _misfit(keys: Mapping[str, str], found: Shapes, shape: tuple[int, ...]) -> str:
-    """How a module differs from the base's, or nothing."""
-    down, up = found[keys[DOWN]], found[keys[UP]]
-    made = (up[0], *down[1:])
-    if _core(made) == _core(shape) and len(_core(up)) == 2:
-        return ""
-    return f"{shown(keys[DOWN].partition('.')[0])} is {_arrow(made)} in the file, {_arrow(shape)} in the base"
-
-
-def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape without the kernel of a 1x1 convolution."""
-    while len(shape) > 2 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
-
-
-def _arrow(shape: tuple[int, ...]) -> str:
-    kernel = "x".join(str(n) for n in _core(shape)[2:])
-    return f"({shape[1] if len(shape) > 1 else 1}→{shape[0]}{f', {kernel}' if kernel else ''})"
-
-
-def _refuse(*troubles: tuple[Sequence[str], str]) -> None:
-    """Raise AdapterFileError if any list holds something, with the advice of the first that does."""
-    listed = [text for texts, _ in troubles for text in texts]
-    if listed:
-        more = f"; … and {len(listed) - 3} more" if len(listed) > 3 else ""
-        advice = next(advice for texts, advice in troubles if texts)
-        raise AdapterFileError(f"{'; '.join(listed[:3])}{more}: {advice}")
+def rows_of(path: str, update: Decomposed) -> Tensor:
+    """The magnitude as PEFT keeps it; AdapterFileError when it is for inputs."""
+    if not update.by_output:
+        raise AdapterFileError(
+            f"{shown(path)} is DoRA with a magnitude for each input, PEFT's has one for each output: another "
+            "method; write it --to kohya, or make it plain with --rank"
+        )
+    flat = update.magnitude.detach().flatten()
+    return flat if len(update.shape) == 2 else flat.reshape(1, -1, *[1] * (len(update.shape) - 2))

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +49,39 @@ def write_atomic(path: Path, data: bytes) -> None:
             temp.unlink(missing_ok=True)
     with suppress(OSError):
         _sync_folder(path.parent)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Write a folder of files, whole or not at all; one that was written so before is replaced.
+
+    Raises OutputError, also when something else has that name.
+    """
+    folder = Path(folder)
+    old = folder.with_name(f".{secrets.token_hex(8)}.tmp")
+    if folder.exists() and not (
+        folder.is_dir() and {p.name for p in folder.iterdir()} <= {n.split("/")[0] for n in files}
+    ):
+        raise OutputError(
+            f"{shown_path(folder)} is there already, with other files; expected a free name; choose another"
+        )
+    temp = folder.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        for name, data in files.items():
+            (temp / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(temp / name, data)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(temp, folder)
+    except (OSError, ValueError) as error:
+        raise refused(folder, error) from error
+    finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        shutil.rmtree(temp, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        _sync_folder(folder.parent)
+    return folder
 
 
 def refused(path: Path, error: Exception, what: str = "written") -> OutputError:

@@ -15,12 +15,13 @@ from pathlib import Path
 from ..config import WEIGHT_LIMIT, check_name, demand
 from ..errors import AdapterFileError, OutputError
 from .adapter import Adapter
-from .dialects import Shapes
 from .disk import content_sha256, refused, take_name, writable_folder, write_atomic
-from .files import load_adapter, pack, save_adapter
+from .files import load_adapter, save_adapter
 from .header import parse_header, read_header, shown, shown_path, unreadable
 from .library import SUFFIX
 from .metadata import THUMBNAIL, TRIGGER, WEIGHT, data_url, trigger_rows
+from .names import Shapes
+from .packing import pack
 from .thumbnail import clean_thumbnail
 
 __all__ = ["content_sha256", "edit", "install", "put_style", "rename", "replace_style", "trash"]

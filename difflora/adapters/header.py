@@ -34,6 +34,10 @@ class Header:
     metadata: dict[str, str]
     tensors: dict[str, tuple[str, tuple[int, ...]]]
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor by name."""
+        return {name: shape for name, (_, shape) in self.tensors.items()}
+
 
 def shown(text: object, limit: int = 120) -> str:
     """Text from outside as one printable line of at most `limit` characters."""

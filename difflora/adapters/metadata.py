@@ -10,11 +10,22 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from ..version import __version__
-from .adapter import Info
-from .dialects import ARCHITECTURES, KOHYA_VERSIONS
+from .settings import HEADER_KEY
 
+if TYPE_CHECKING:
+    from .adapter import Adapter, Info
+
+# ss_base_model_version (sd-scripts), architecture (ModelSpec), native side in pixels.
+FAMILIES = {
+    "tiny": ("difflora_tiny", "difflora-tiny", 64),
+    "sd1": ("sd_v1", "stable-diffusion-v1", 512),
+    "sd2": ("sd_v2", "stable-diffusion-v2-768-v", 768),
+    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", 1024),
+}
+GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
 MAX_TAGS = 1000
 MAX_TAG = 200
 TRIGGER, THUMBNAIL, WEIGHT = "modelspec.trigger_phrase", "modelspec.thumbnail", "difflora.weight"
@@ -23,8 +34,6 @@ TRIGGER, THUMBNAIL, WEIGHT = "modelspec.trigger_phrase", "modelspec.thumbnail", 
 def style_metadata(
     *,
     info: Info,
-    rank: int,
-    alpha: float,
     config: Mapping[str, object],
     captions: Sequence[str],
     folder: str,
@@ -42,12 +51,6 @@ def style_metadata(
     """
     kohya = {
         "ss_output_name": info.name,
-        "ss_base_model_version": KOHYA_VERSIONS.get(info.family, info.family),
-        "ss_v2": "False",
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(float(alpha)),
-        "ss_network_args": "{}",
         "ss_learning_rate": str(learning_rate),
         "ss_max_train_steps": str(steps),
         "ss_steps": str(steps),
@@ -57,7 +60,6 @@ def style_metadata(
         "ss_tag_frequency": _json({folder: tag_frequency(captions, info.trigger)}),
     }
     ours = {
-        "difflora.version": __version__,
         "difflora.family": info.family,
         "difflora.base": info.base,
         "difflora.config": _json(config),
@@ -77,16 +79,66 @@ def tag_frequency(captions: Sequence[str], trigger: str = "") -> dict[str, int]:
     return {trigger: len(captions)} | dict(tags.most_common(MAX_TAGS - 1))
 
 
+def complete(metadata: Mapping[str, str], adapter: Adapter, name: str) -> dict[str, str]:
+    """The rows with all that other programs ask of a file: what follows from its numbers always, the rest if missing.
+
+    name: of the style, for a file that says none. Readers tell families apart by ss_base_model_version and ss_v2
+    (A1111) or modelspec.architecture (Forge); sizes of factors are read from ss_network_dim and ss_network_alpha.
+    """
+    info = adapter.info
+    family = metadata.get("difflora.family") or info.family
+    title = metadata.get("ss_output_name") or name
+    missing = {
+        "ss_output_name": title, "modelspec.title": title, "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.implementation": GENERATIVE_MODELS if family == "sdxl" else "diffusers",
+        "difflora.version": __version__, "difflora.base": info.base, "difflora.family": family,
+    }  # fmt: skip
+    facts = network_rows(adapter)
+    if family:
+        version, architecture, side = FAMILIES.get(family, (family, family, 0))
+        facts |= {"ss_v2": str(family == "sd2"), "modelspec.architecture": f"{architecture}/lora"}
+        if not metadata.get("ss_base_model_version", "").startswith(version):
+            facts["ss_base_model_version"] = version
+        missing |= {"modelspec.resolution": f"{side}x{side}"} if side else {}
+    if TRIGGER in metadata or info.trigger:
+        missing |= trigger_rows(metadata.get(TRIGGER, info.trigger))
+    kept = {key: value for key, value in metadata.items() if key != HEADER_KEY}
+    return {key: value for key, value in missing.items() if value} | kept | facts
+
+
+def network_rows(adapter: Adapter) -> dict[str, str]:
+    """What sd-scripts and LyCORIS say of a network's sizes and kinds."""
+    updates = list(adapter.layers.values())
+    inner = [getattr(update, "inner", update) for update in updates]
+    plain = all(update.kind in ("LoRA", "LoCon") for update in updates)
+    alphas = {f"{update.alpha:g}" for update in inner if hasattr(update, "alpha")}
+    ranks = {update.rank for update in updates}
+    args: dict[str, object] = {}
+    if plain and any(update.kind == "LoCon" for update in updates):
+        args = {"conv_dim": max(update.rank for update in updates if update.kind == "LoCon")}
+    if not plain:
+        args = {"algo": ", ".join(sorted({update.kind.lower().replace("locon", "lora") for update in inner}))}
+        args |= {"dora_wd": True} if any(update.kind.startswith("DoRA") for update in updates) else {}
+    return {
+        "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
+        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": str(float(alphas.pop())) if len(alphas) == 1 else "Dynamic",
+        "ss_network_args": json.dumps(args),
+    }
+
+
 def _modelspec(info: Info, resolution: int, thumbnail: bytes | None) -> dict[str, str]:
     rows = {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": ARCHITECTURES.get(info.family, f"{info.family}/lora"),
-        "modelspec.implementation": "diffusers",
         "modelspec.title": info.name,
         "modelspec.resolution": f"{resolution}x{resolution}",
-        "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "modelspec.date": now(),
     }
     return rows | trigger_rows(info.trigger) | ({THUMBNAIL: data_url(thumbnail)} if thumbnail else {})
+
+
+def now() -> str:
+    """The time for modelspec.date."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def trigger_rows(trigger: str) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .adapter import Adapter, Factors
+from .adapter import Adapter, Update
+from .updates import Decomposed
 
 # Where a path begins -> its name, in the order the network runs.
 BLOCKS = {
@@ -28,14 +29,21 @@ def block_norms(adapter: Adapter) -> dict[str, float]:
     under the first part of its path, at the end.
     """
     squares: dict[tuple[int, int, str], float] = {}
-    for path, factors in adapter.layers.items():
+    for path, update in adapter.layers.items():
         place = _place(path)
-        squares[place] = squares.get(place, 0.0) + squared_norm(factors)
+        squares[place] = squares.get(place, 0.0) + squared_norm(update)
     return {name: square**0.5 for (_, _, name), square in sorted(squares.items())}
 
 
-def squared_norm(factors: Factors) -> float:
-    """||up @ down||² with the scale, from two rank x rank products: the update itself is never formed."""
+def squared_norm(update: Update) -> float:
+    """||update||²; from two rank x rank products where it is one of factors: the update itself is never formed.
+
+    DoRA's depends on the weight that it is added to: that of its inner update stands for it.
+    """
+    plain = update.inner if isinstance(update, Decomposed) else update
+    factors = plain.factors()
+    if factors is None:
+        return float(plain.delta().double().square().sum())
     down, up = (half.flatten(1).double() for half in factors.halves())
     return max(0.0, float(((up.T @ up) * (down @ down.T)).sum()))
 

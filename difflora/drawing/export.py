@@ -15,10 +15,11 @@ from PIL import Image
 
 from ..adapters.adapter import Adapter, Info
 from ..adapters.blend import blend
-from ..adapters.dialects import DOWN, plain_name
 from ..adapters.disk import take_name
 from ..adapters.files import content_sha256, load_adapter, read_header, save_adapter, writable_folder
+from ..adapters.forms import forms_by_name
 from ..adapters.metadata import THUMBNAIL, TRIGGER, WEIGHT, data_url, ranks_in_words
+from ..adapters.names import candidates
 from ..adapters.thumbnail import clean_thumbnail
 from ..errors import OutputError, RequestError
 from ..models.family import BaseModel
@@ -28,7 +29,8 @@ from .recipe import Recipe, Style
 from .styles import load_styles
 
 # Bytes of a header beside its names: three rows a layer with dtype, shape and place, and the blend's own words.
-ROW_WORDS, METADATA_WORDS, STYLE_WORDS = 62, 830, 140
+ROW_WORDS, METADATA_WORDS, STYLE_WORDS = 62, 1180, 140
+ENDINGS = len("lora_unet_") * 3 + len("lora_down.weight") + len("lora_up.weight") + len("alpha") - len("unet:") * 3
 HALF, ALPHA = 2, 4
 
 
@@ -48,13 +50,11 @@ def blend_facts(styles: Sequence[Style]) -> BlendFacts:
     ranks: dict[str, int] = {}
     numbers = 0
     for style in styles:
-        for key, (_, shape) in read_header(Path(style.path)).tensors.items():
-            name, _, part = key.partition(".")
-            if part == DOWN and shape:
-                ranks[plain_name(name)] = ranks.get(plain_name(name), 0) + shape[0]
-            if not part.startswith("alpha"):
-                numbers += HALF * math.prod(shape)
-    words = sum(3 * len(name) + len(DOWN) + len("lora_up.weight") + len("alpha") + 3 * ROW_WORDS for name in ranks)
+        for name, form in forms_by_name(read_header(Path(style.path)).shapes()).items():
+            place = candidates(name)[1][0]
+            ranks[place] = ranks.get(place, 0) + form.plain
+            numbers += HALF * form.plain * (form.shape[0] + math.prod(form.shape[1:]))
+    words = sum(3 * len(name) + ENDINGS + 3 * ROW_WORDS for name in ranks)
     words += METADATA_WORDS + STYLE_WORDS * len(styles) if styles else 0
     return BlendFacts(ranks_in_words(ranks.values()), numbers + ALPHA * len(ranks) + words, len(ranks))
 
@@ -96,13 +96,10 @@ def export(
 
 def blend_metadata(styles: Sequence[Style], summed: Adapter, thumbnail: bytes) -> dict[str, str]:
     """The header of a blend: what it was made from, in our words and in those of other tools."""
-    ranks = {factors.rank for factors in summed.layers.values()}
-    rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
     name = summed.info.name
     sources = [{"name": s.name, "weight": s.weight, "sha256": s.sha256} for s in styles]
     rows = {
-        "ss_output_name": name, "ss_network_module": "networks.lora", "ss_network_dim": rank,
-        "ss_network_alpha": rank, "modelspec.title": name, TRIGGER: summed.info.trigger,
+        "ss_output_name": name, "modelspec.title": name, TRIGGER: summed.info.trigger,
         "modelspec.merged_from": ", ".join(s.name for s in styles), "difflora.version": __version__,
         "difflora.family": summed.info.family, "difflora.base": summed.info.base, WEIGHT: "1",
         "difflora.blend": json.dumps(sources),

@@ -52,7 +52,7 @@ class Shelf:
         return load_adapter(path, self.shapes, self.family)
 
     def _keep(self, key: object, adapter: Adapter) -> None:
-        self._kept[key] = (adapter, sum(f.down.nbytes + f.up.nbytes for f in adapter.layers.values()))
+        self._kept[key] = (adapter, adapter.nbytes())
         while self.bytes > self.limit_bytes and len(self._kept) > 1:
             self._kept.popitem(last=False)
 

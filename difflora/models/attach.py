@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adapters.adapter import Adapter, Factors
+from ..adapters.adapter import Adapter, Factors, Update
 from ..errors import AdapterFileError, RequestError
 
 Parts = Mapping[str, nn.Module]
@@ -32,15 +33,19 @@ def module_at(parts: Parts, path: str) -> nn.Module:
 class Gated:
     """The stacked update of one module, added to its output by a forward hook."""
 
-    def __init__(self, module: nn.Module, factors: Sequence[tuple[int, Factors]]) -> None:
+    def __init__(self, module: nn.Module, updates: Sequence[tuple[int, Update]]) -> None:
         weight = module.weight
         self.module = module
-        self.factors = factors
-        halves = [f.halves() for _, f in factors]
-        self.down = torch.cat([down for down, _ in halves]).to(weight)
-        self.up = torch.cat([up for _, up in halves], dim=1).to(weight)
-        # Which adapter each inner channel belongs to.
-        columns = [i for i, f in factors for _ in range(f.rank)]
+        self.updates = updates
+        plain = [(i, factors) for i, update in updates if (factors := update.factors()) is not None]
+        halves = [f.halves() for _, f in plain]
+        self.down = torch.cat([down for down, _ in halves]).to(weight) if plain else None
+        self.up = torch.cat([up for _, up in halves], dim=1).to(weight) if plain else None
+        # What is no product of smaller factors acts as one dense update, DoRA as it is on this weight.
+        dense = [(i, update) for i, update in updates if update.factors() is None]
+        self.dense = [update.delta(weight).to(weight) for _, update in dense]
+        # Which adapter each inner channel, and then each dense update, belongs to.
+        columns = [i for i, f in plain for _ in range(f.rank)] + [i for i, _ in dense]
         self.columns = torch.tensor(columns, device=weight.device)
         self.gate = torch.zeros(1, len(columns), dtype=weight.dtype, device=weight.device)
         self.original: Tensor | None = None
@@ -55,21 +60,28 @@ class Gated:
             self.gate = gate
 
     def forward(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """output + up (gate * (down input))."""
+        """output + up (gate * (down input)) + gate * (dense input)."""
         if self.original is not None:
             return output
         x = inputs[0]
         # With guidance the networks see several rows a picture: all negatives, then all prompts.
         gate = self.gate.repeat(len(x) // len(self.gate), 1) if len(self.gate) > 1 else self.gate
         if isinstance(module, nn.Conv2d):
-            inner = F.conv2d(x, self.down, None, module.stride, module.padding, module.dilation, module.groups)
-            return output + F.conv2d(inner * gate[:, :, None, None], self.up)
-        inner = F.linear(x, self.down)
-        return output + F.linear(inner * gate.view(-1, *[1] * (x.dim() - 2), gate.shape[1]), self.up)
+            around = (None, module.stride, module.padding, module.dilation, module.groups)
+            apply, up, gate = partial(_conv, around=around), F.conv2d, gate[:, :, None, None]
+        else:
+            apply, up, gate = F.linear, F.linear, gate.view(-1, *[1] * (x.dim() - 2), gate.shape[1])
+        axis = 1 if isinstance(module, nn.Conv2d) else -1
+        inner, *rest = gate.split([gate.shape[axis] - len(self.dense), *[1] * len(self.dense)], axis)
+        if self.down is not None:
+            output = output + up(apply(x, self.down) * inner, self.up)
+        for own, delta in zip(rest, self.dense, strict=True):
+            output = output + apply(x, delta) * own
+        return output
 
     def fold(self, weights: Tensor) -> None:
         """Put the constant blend (adapters,) into the weight itself, keeping the original aside."""
-        total = sum(weights[i].item() * f.delta() for i, f in self.factors)
+        total = sum(weights[i].item() * update.delta(self.module.weight) for i, update in self.updates)
         weight = self.module.weight
         self.original = weight.data
         weight.data = (weight.data.float() + total.to(weight.device)).to(weight.dtype)
@@ -81,15 +93,19 @@ class Gated:
             self.original = None
 
 
+def _conv(x: Tensor, weight: Tensor, around: tuple) -> Tensor:
+    return F.conv2d(x, weight, *around)
+
+
 class Stack:
     """Attached adapters; the handle that `attached` gives."""
 
     def __init__(self, parts: Parts, adapters: Sequence[Adapter]) -> None:
         self.count = len(adapters)
-        by_path: dict[str, list[tuple[int, Factors]]] = {}
+        by_path: dict[str, list[tuple[int, Update]]] = {}
         for i, adapter in enumerate(adapters):
-            for path, factors in adapter.layers.items():
-                by_path.setdefault(path, []).append((i, factors))
+            for path, update in adapter.layers.items():
+                by_path.setdefault(path, []).append((i, update))
         modules = {path: module_at(parts, path) for path in by_path}
         for path, entries in by_path.items():
             check_shapes(path, modules[path], entries)
@@ -123,11 +139,11 @@ class Stack:
             gated.hook.remove()
 
 
-def check_shapes(path: str, module: nn.Module, entries: Sequence[tuple[int, Factors]]) -> None:
+def check_shapes(path: str, module: nn.Module, entries: Sequence[tuple[int, Update]]) -> None:
     """AdapterFileError when an update does not fit the module's weight."""
-    for _, factors in entries:
-        if factors.shape != tuple(module.weight.shape):
-            found, wanted = "x".join(map(str, factors.shape)), "x".join(map(str, module.weight.shape))
+    for _, update in entries:
+        if update.shape != tuple(module.weight.shape):
+            found, wanted = "x".join(map(str, update.shape)), "x".join(map(str, module.weight.shape))
             raise AdapterFileError(f"{path}: the update is {found}, the layer {wanted}: made for another family")
 
 

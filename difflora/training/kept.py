@@ -27,8 +27,6 @@ def record(
     config, plan = training.config, training.plan
     metadata = style_metadata(
         info=adapter.info,
-        rank=plan.rank,
-        alpha=plan.alpha,
         config=shared_row(config) | {"version": __version__},
         captions=[caption for item in training.data.items for caption in item.captions],
         folder=config.images.resolve().name,
