@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Protocol
 
+from .commands.adapter import Convert, Inspect
 from .commands.caption import Caption
 from .commands.draw import Generate, Sheet
 from .commands.flags import cli, subcommand
 from .commands.folder import Check
 from .commands.runs import Runs
-from .commands.style import Blend, Inspect, Score
+from .commands.style import Blend, Score
 from .commands.train import Again, Train
 from .commands.ui import Ui
 from .config_file import read_config
@@ -35,6 +36,7 @@ Commands = (
     | Annotated[Blend, subcommand("blend")]
     | Annotated[Score, subcommand("score")]
     | Annotated[Inspect, subcommand("inspect")]
+    | Annotated[Convert, subcommand("convert")]
     | Annotated[Caption, subcommand("caption")]
     | Annotated[Check, subcommand("check")]
     | Annotated[Ui, subcommand("ui")]

@@ -11,10 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from . import events
+from .render_adapter import show_converted, show_header, show_rest
 from .render_runs import follow, look_on, run_detail, run_row, runs_table, show
 from .render_training import Bars, clock, draw_command, plan_rows
 
 if TYPE_CHECKING:
+    from .adapters.convert import Converted
+    from .adapters.inspection import Inspection
     from .drawing.recipe import Recipe
     from .drawing.strip import Cell
     from .training.doctor import Checkup
@@ -90,6 +93,17 @@ class Script:
             self.line({"event": "verdict"} | verdict)
         self.line({"event": "checkup"} | row)
 
+    def inspected_header(self, found: Inspection) -> None:
+        """Nothing yet: one object says all of it."""
+
+    def inspected(self, found: Inspection, modules: bool) -> None:
+        """Print all that is known of a style."""
+        self.line({"event": "inspection"} | found.row())
+
+    def converted(self, made: Converted) -> None:
+        """Print what was written."""
+        self.line({"event": "converted"} | made.row())
+
     def table(self, values: Mapping) -> None:
         """Print what a file holds."""
         self.line(values)
@@ -101,6 +115,7 @@ class Person:
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self.bar = Bars(self.console)
+        self.headed = False
 
     def __enter__(self) -> Person:
         self.bar.start()
@@ -177,6 +192,21 @@ class Person:
             self.console.print(Text(note))
         counts = ", ".join(f"{kind} {checkup.count(kind)}" for kind in ("keep", "look", "exclude"))
         self.console.print(Text(f"{checkup.folder}: {len(checkup.verdicts)} pictures: {counts}"))
+
+    def inspected_header(self, found: Inspection) -> None:
+        """Show what the header says, while the numbers are read."""
+        show_header(self.console, found)
+        self.headed = True
+
+    def inspected(self, found: Inspection, modules: bool) -> None:
+        """Show the rest, and the header unless it was shown."""
+        if not self.headed:
+            show_header(self.console, found)
+        show_rest(self.console, found, modules)
+
+    def converted(self, made: Converted) -> None:
+        """Show what was written and what it cost."""
+        show_converted(self.console, made)
 
     def table(self, values: Mapping) -> None:
         """Two columns."""

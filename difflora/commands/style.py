@@ -1,4 +1,4 @@
-"""difflora blend, score and inspect."""
+"""difflora blend and score."""
 
 from __future__ import annotations
 
@@ -52,27 +52,3 @@ class Score:
                 report=screen.report,
             )
         screen.scored(scores)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inspect:
-    """Show what a style file or a picture holds."""
-
-    file: Annotated[Positional[Path], arg(help="A .safetensors style or a PNG drawn by difflora.")]
-    json: Json = False
-
-    def run(self) -> None:
-        """Call the library and render."""
-        from .. import render
-
-        if self.file.suffix.lower() == ".safetensors":
-            from ..adapters.files import describe
-
-            values = describe(self.file)
-        else:
-            from dataclasses import asdict
-
-            from ..drawing.recipe import read_recipe
-
-            values = asdict(read_recipe(self.file))
-        render.screen(self.json).table(values)

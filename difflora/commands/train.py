@@ -6,10 +6,13 @@ import signal
 import threading
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from ..config import TrainConfig
 from .flags import Json, Positional, Switch, arg, plain_flags
+
+if TYPE_CHECKING:
+    from ..render import Person, Script
 
 
 @plain_flags
@@ -47,23 +50,37 @@ class Train(TrainConfig):
 @plain_flags
 @dataclass(frozen=True, kw_only=True)
 class Again:
-    """Repeat the training that made a style file, from what the file says of itself, and compare the two."""
+    """Repeat the training, blend or conversion that made a style file, from its own recipe, and compare the two."""
 
-    file: Annotated[Positional[Path], arg(help="A .safetensors style that difflora trained.")]
+    file: Annotated[Positional[Path], arg(help="A .safetensors style that difflora made.")]
     images: Annotated[Path | None, arg(help="Folder with the pictures; looked for unless given.")] = None
     name: Annotated[str | None, arg(help="Name of the new style; the old one and -again unless given.")] = None
     out: Annotated[Path, arg(help="Folder for finished styles.")] = Path("loras")
     runs: Annotated[Path, arg(help="Folder for run folders.")] = Path("runs")
+    loras: Annotated[Path, arg(help="Folder where the sources of a blend are looked for, beside that of the file.")] = (
+        Path("loras")
+    )
     json: Json = False
 
     def run(self) -> None:
         """Call the library and render."""
         from .. import render
+        from ..drawing.again import is_made, make_again
+        from ..events import Saved
+
+        screen = render.screen(self.json)
+        if is_made(self.file):
+            with screen:
+                screen.report(Saved(make_again(self.file, self.loras, self.out, self.name, screen.report)))
+        else:
+            self.train(screen)
+
+    def train(self, screen: Person | Script) -> None:
+        """Train once more."""
         from ..events import Note
         from ..training.again import at_its_step, compared, prepare_again, read_recipe
         from ..training.train import train
 
-        screen = render.screen(self.json)
         with screen:
             recipe = read_recipe(self.file, images=self.images, name=self.name, out=self.out, runs=self.runs)
             training = prepare_again(recipe, screen.report)

@@ -1,0 +1,188 @@
+"""An adapter written anew: in another dialect, or without what was wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..config import demand
+from ..errors import AdapterFileError, OutputError, RequestError
+from ..version import __version__
+from .adapter import Adapter
+from .disk import content_sha256
+from .families import Match, match
+from .files import Dialect, load_adapter, read_tensors, save_adapter
+from .header import shown_path
+from .lowrank import Plain, Weights, made_plain
+from .measure import mend
+from .metadata import now
+from .networks import FAMILIES
+from .places import Source, sources
+from .precision import DTYPES
+from .sidecar import write_sidecar
+from .updates import Decomposed
+
+MADE = "difflora.made"
+# What was true of the numbers as they were stored before.
+STALE = ("sshs_", "modelspec.hash_sha256", "lora_adapter_metadata", "ss_network_", "ss_v2", "format")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written."""
+
+    path: Path
+    dialect: str
+    modules: int
+    error: float
+    """Of the file, read back, against the source: relative, over all modules."""
+    approximation: float
+    """The part of it that comes from making plain what was not; 0 where nothing was."""
+    worst: tuple[str, float]
+    lost: tuple[str, ...] = ()
+    """What a repaired copy is without."""
+
+    def row(self) -> dict[str, object]:
+        """As JSON-ready values."""
+        return {
+            "file": str(self.path), "format": self.dialect, "modules": self.modules, "error": self.error,
+            "approximation": self.approximation, "worst": list(self.worst), "lost": list(self.lost),
+        }  # fmt: skip
+
+
+def convert(
+    source: Path,
+    dialect: Dialect,
+    out: Path | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    rank: int | None = None,
+    max_error: float | None = None,
+    base: Match | None = None,
+    weights: Weights | None = None,
+    sidecar: bool = False,
+    overwrite: bool = False,
+) -> Converted:
+    """Write an adapter in another dialect and read it back to measure what that cost.
+
+    out: beside the source with the dialect after its name unless given; dtype: as the source's unless given; rank,
+    max_error: make plain LoRA of what is not, see `made_plain`; base: the family that fits best unless given. Raises
+    AdapterFileError for a source that `load_adapter` refuses, RequestError, OutputError.
+    """
+    demand(rank is None or 0 < rank <= 4096, f"--rank {rank}", "a whole number from 1 to 4096")
+    demand(max_error is None or 0 <= max_error < 1, f"--max-error {max_error}", "a number from 0 to 1, such as 0.01")
+    demand(rank is None or max_error is None, "--rank beside --max-error", "one of them")
+    source = Path(source)
+    found = sources(source)
+    base = base or known(source, found)
+    target = free(out or beside(source, dialect, dialect), overwrite)
+    wanted = load_adapter(source, base.shapes)
+    plain = Plain(wanted, 0.0, ("", 0.0))
+    if rank is not None or max_error is not None:
+        plain = made_plain(wanted, rank=rank, max_error=max_error, weights=weights)
+    asked = {"to": dialect, "precision": precision_of(dtype, found), "rank": rank, "max_error": max_error}
+    metadata = _write(plain.adapter, target, dialect, found[0], recipe(source, found, asked), base.family)
+    if sidecar:
+        write_sidecar(target, metadata, base.family)
+    back = load_adapter(target, base.shapes)
+    return Converted(target, dialect, len(back), difference(back, wanted, weights), plain.error, plain.worst)
+
+
+def repair(source: Path, out: Path | None = None, *, base: Match | None = None, overwrite: bool = False) -> Converted:
+    """Write what can be read of an adapter in kohya names, with sound metadata and hashes; the source stays.
+
+    out: beside the source with -repaired after its name unless given. What is damaged, not finite or without a place in
+    the base is left out and named in the result. Raises AdapterFileError when nothing can be read, OutputError.
+    """
+    source = Path(source)
+    found = sources(source)
+    base = base or known(source, found)
+    mended = mend(found, [read_tensors(one.file) for one in found], base)
+    if not mended.adapter.layers:
+        raise AdapterFileError(f"{shown_path(source)}: nothing in it can be read: {'; '.join(mended.lost[:3])}")
+    target = free(out or beside(source, "repaired", "kohya"), overwrite)
+    asked = {"to": "repaired", "precision": precision_of(None, found), "rank": None, "max_error": None}
+    _write(mended.adapter, target, "kohya", found[0], recipe(source, found, asked), base.family)
+    back = load_adapter(target, base.shapes)
+    return Converted(target, "kohya", len(back), difference(back, mended.adapter), 0.0, ("", 0.0), mended.lost)
+
+
+def _write(
+    adapter: Adapter, target: Path, dialect: Dialect, source: Source, made: Mapping[str, object], family: str
+) -> dict[str, str]:
+    """Write an adapter with its source's words and how it was made; the metadata."""
+    metadata = kept_rows(source) | {
+        "ss_output_name": target.stem, "modelspec.title": target.stem, "modelspec.date": now(),
+        MADE: json.dumps(made), "difflora.version": __version__,
+    }  # fmt: skip
+    adapter = replace(adapter, info=replace(adapter.info, family=family))
+    save_adapter(target, adapter, metadata, DTYPES[str(made["precision"])], dialect)
+    return metadata
+
+
+def free(target: Path, overwrite: bool) -> Path:
+    """The name, if it is free or may be written over; raises OutputError."""
+    if target.exists() and not overwrite:
+        raise OutputError(f"{shown_path(target)} is there already; expected a free name; choose another, or --force")
+    return target
+
+
+def recipe(source: Path, found: list[Source], asked: Mapping[str, object]) -> dict[str, object]:
+    """How the file is made, for `again`."""
+    files = [{"name": one.file.stem, "sha256": content_sha256(one.file)} for one in found]
+    name = source.stem if source.is_file() else source.name
+    return {"verb": "convert", "name": name, "sources": files, **asked, "version": __version__}
+
+
+def known(source: Path, found: list[Source]) -> Match:
+    """The family of the files; RequestError when it is none that is known."""
+    base = match(found)
+    if not base.shapes:
+        raise RequestError(
+            f"{shown_path(source)} fits no family that is known here ({', '.join(FAMILIES)}): expected --base; name it"
+        )
+    return base
+
+
+def kept_rows(source: Source) -> dict[str, str]:
+    """The source's words, without what was true of its numbers only."""
+    return {key: value for key, value in source.header.metadata.items() if not key.startswith(STALE)}
+
+
+def precision_of(dtype: torch.dtype | None, found: list[Source]) -> str:
+    """The precision to write in: as asked, else half precision where all factors are in one."""
+    if dtype is not None:
+        return next(name for name, known in DTYPES.items() if known == dtype)
+    kinds = {kind for one in found for key, (kind, shape) in one.header.tensors.items() if math.prod(shape) > 1}
+    return {frozenset({"F16"}): "fp16", frozenset({"BF16"}): "bf16"}.get(frozenset(kinds), "fp32")
+
+
+def beside(source: Path, word: str, dialect: str) -> Path:
+    """The name of a copy beside the source."""
+    name = f"{source.stem if source.is_file() else source.name}-{word}"
+    return source.with_name(name if dialect == "peft" else f"{name}.safetensors")
+
+
+def difference(found: Adapter, wanted: Adapter, weights: Weights | None = None) -> float:
+    """The relative error of all updates together, in the Frobenius norm; infinite when modules are missing.
+
+    DoRA without the base's weights is compared by its inner updates.
+    """
+    if found.layers.keys() != wanted.layers.keys():
+        return math.inf
+    gap = whole = 0.0
+    for path, update in wanted.layers.items():
+        other, weight = found.layers[path], None
+        if weights is not None:
+            weight = weights(path)
+        elif isinstance(update, Decomposed) and isinstance(other, Decomposed):
+            update, other = update.inner, other.inner
+        target = update.delta(weight).double()
+        gap += float((other.delta(weight).double() - target).square().sum())
+        whole += float(target.square().sum())
+    return math.sqrt(gap / whole) if whole else 0.0

@@ -1,0 +1,121 @@
+"""What the numbers of an adapter file say: alphas, norms, what is not finite, and a copy without what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .adapter import Adapter
+from .dialects import read_layers
+from .disk import content_sha256
+from .families import Match
+from .files import info_of, read_tensors
+from .forms import fits, forms, magnitude_fits
+from .header import shown
+from .inspection import Inspection, facts_of
+from .names import ALPHA, Found
+from .norms import block_norms, squared_norm
+from .places import Source, sources
+from .programs import verdicts
+from .troubles import Trouble, listed
+from .updates import Decomposed
+
+DENORMAL = 0.01
+"""Share of a layer's numbers below what half precision holds fully, from which on the layer is told."""
+
+
+@dataclass(frozen=True)
+class Mended:
+    """What of a file can be read, and what was left out of it."""
+
+    adapter: Adapter
+    lost: tuple[str, ...]
+
+
+def inspect_numbers(inspection: Inspection, base: Match) -> Inspection:
+    """The same inspection with what only the numbers tell; raises AdapterFileError for a file that cannot be read."""
+    found = sources(inspection.path)
+    tensors = [read_tensors(source.file) for source in found]
+    mended = mend(found, tensors, base)
+    rows = {}
+    for path, update in mended.adapter.layers.items():
+        inner = update.inner if isinstance(update, Decomposed) else update
+        rows[path] = (getattr(inner, "alpha", None), squared_norm(update) ** 0.5)
+    modules = tuple(
+        replace(module, alpha=rows[module.path][0], norm=rows[module.path][1]) if module.path in rows else module
+        for module in inspection.modules
+    )
+    whole = replace(
+        inspection,
+        modules=modules,
+        norms=block_norms(mended.adapter),
+        troubles=(*inspection.troubles, *number_troubles(found, tensors, rows)),
+    )
+    return replace(whole, programs=tuple(verdicts(facts_of(whole, found))))
+
+
+def mend(found: Sequence[Source], tensors: Sequence[Mapping[str, Tensor]], base: Match) -> Mended:
+    """All that can be read of an adapter; what is damaged, not finite or without a place is left out and named."""
+    layers, lost = {}, []
+    for source, numbers in zip(found, tensors, strict=True):
+        placed = base.found(source)
+        sound = {
+            path: keys for path, keys in placed.modules.items() if not wrong_with(path, keys, placed, numbers, base)
+        }
+        lost += [*placed.foreign, *placed.unknown]
+        for path, keys in placed.modules.items():
+            if path not in sound:
+                lost.append(f"{shown(path)} {wrong_with(path, keys, placed, numbers, base)}")
+        kept = {key: numbers[key] for keys in sound.values() for key in keys.values()}
+        layers |= read_layers(kept, base.shapes, source.settings, source.part) if kept else {}
+    info = info_of(found[0].file, found[0].header, base.family)
+    ordered = {path: layers[path] for path in base.shapes if path in layers}
+    return Mended(Adapter(ordered, replace(info, family=base.family)), tuple(lost))
+
+
+def wrong_with(path: str, keys: Mapping[str, str], placed: Found, tensors: Mapping[str, Tensor], base: Match) -> str:
+    """Why a module cannot be read, or nothing."""
+    shapes = {key: tuple(tensors[key].shape) for key in keys.values()}
+    form = forms({path: keys}, shapes)[path]
+    if form.trouble:
+        return form.trouble
+    if not fits(form, base.shapes[path]):
+        return "is of another size"
+    if wrong := magnitude_fits({part: shapes[key] for part, key in keys.items()}, base.shapes[path]):
+        return wrong
+    return "" if all(torch.isfinite(tensors[key]).all() for key in keys.values()) else "is not finite"
+
+
+def number_troubles(
+    found: Sequence[Source], tensors: Sequence[Mapping[str, Tensor]], rows: Mapping[str, tuple[float | None, float]]
+) -> list[Trouble]:
+    """What shows in the numbers alone."""
+    troubles = []
+    whole = {key: value for numbers in tensors for key, value in numbers.items()}
+    broken = [shown(key) for key, value in whole.items() if not torch.isfinite(value).all()]
+    if broken:
+        troubles.append(Trouble(f"{len(broken)} tensors are not finite: {listed(broken)}", grave=True))
+    silent = [path for path, (_, norm) in rows.items() if norm == 0]
+    if silent:
+        troubles.append(Trouble(f"{len(silent)} modules are zero and change nothing: {listed(silent)}", mends=False))
+    faint = [shown(key) for key, value in whole.items() if value.dtype == torch.float16 and faintness(value) > DENORMAL]
+    if faint:
+        troubles.append(
+            Trouble(f"{len(faint)} tensors lose bits to denormals in float16: {listed(faint)}", mends=False)
+        )
+    whole_numbers = [key for key, value in whole.items() if key.endswith(f".{ALPHA}") and not value.is_floating_point()]
+    if whole_numbers:
+        troubles.append(Trouble(f"{len(whole_numbers)} alphas are stored as integers"))
+    said = found[0].header.metadata.get("sshs_model_hash", "")
+    if said and len(found) == 1 and said != content_sha256(found[0].file):
+        troubles.append(Trouble("sshs_model_hash is not that of its numbers: A1111 and Forge show it in pictures"))
+    return troubles
+
+
+def faintness(value: Tensor) -> float:
+    """The share of numbers that are not zero and below the smallest that half precision holds with all its bits."""
+    size = value.abs()
+    return float(((size > 0) & (size < torch.finfo(torch.float16).smallest_normal)).float().mean())
