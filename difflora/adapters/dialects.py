@@ -101,14 +101,29 @@ def to_kohya(layers: Mapping[str, Update], family: str = "") -> dict[str, Tensor
     """`<name>.lora_down.weight`, `.lora_up.weight`, `.alpha` (float32, 0-dim); LyCORIS' parts for other kinds.
 
     SDXL has original block names and numbered text encoders (lora_te1_, lora_te2_), all others their own blocks and
-    lora_te_ (sd-scripts networks/lora.py). Raises AdapterFileError when two modules share a name.
+    lora_te_ (sd-scripts networks/lora.py). Where alphas differ within a network and each is its module's rank, none is
+    written: every program reads that as a scale of 1, while of different alphas diffusers takes the commonest for all
+    attention layers. Raises AdapterFileError when two modules share a name.
     """
     tensors: dict[str, Tensor] = {}
+    silent = mixed_alphas(layers) and all(isinstance(u, Factors) and u.alpha == u.rank for u in layers.values())
     for name, path in all_names(layers, block_names(layers, family)).items():
         for part, tensor in layers[path].tensors().items():
+            if silent and part == ALPHA:
+                continue
             ending = f"{part}.weight" if part in (DOWN, UP) else part
             tensors[f"{name}.{ending}"] = tensor.detach()
     return tensors
+
+
+def mixed_alphas(layers: Mapping[str, Update]) -> bool:
+    """Whether some network has plain factors of different alphas, and nothing but plain factors."""
+    alphas: dict[str, set[float]] = {}
+    for path, update in layers.items():
+        if not isinstance(update, Factors):
+            return False
+        alphas.setdefault(path.partition(".")[0], set()).add(update.alpha)
+    return any(len(values) > 1 for values in alphas.values())
 
 
 def block_names(layers: Mapping[str, object], family: str) -> Mapping[str, str] | None:

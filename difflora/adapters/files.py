@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import AdapterFileError, OutputError
 from .adapter import Adapter, Info, Update
-from .dialects import read_layers, to_kohya, to_peft
+from .dialects import mixed_alphas, read_layers, to_kohya, to_peft
 from .disk import content_sha256, sha256, writable_folder, write_atomic, write_folder
 from .fitting import check_fit
 from .forms import MOST_RANK
@@ -95,14 +95,15 @@ def save_adapter(
     What the numbers are goes into the header whatever the metadata says of them, and so do the hashes that other tools
     trust, computed from the numbers as stored. dtype: float16, bfloat16 or float32; below float32 a layer whose update
     would suffer is stored in float32 instead. dialect: kohya or diffusers, a file each, or peft, a folder; in the last
-    two the scale goes into the factors. Raises OutputError for a place that cannot be written, or an adapter that
-    `load_adapter` would refuse.
+    two, and where alphas differ within a network, the scale goes into the factors and no alpha is written. Raises
+    OutputError for a place that cannot be written, or an adapter that `load_adapter` would refuse.
     """
     path = Path(path)
     try:
         if not adapter.layers:
             raise AdapterFileError("the adapter has no layers; expected at least one; train or blend one first")
-        layers = {name: stored(update, dtype, dialect != "kohya") for name, update in adapter.layers.items()}
+        fold = dialect != "kohya" or mixed_alphas(adapter.layers)
+        layers = {name: stored(update, dtype, fold) for name, update in adapter.layers.items()}
         rows = complete(metadata, replace(adapter, layers=layers), path.stem)
         if dialect == "peft":
             return write_folder(path, _folder(layers, rows))

@@ -13,7 +13,7 @@ from .disk import content_sha256
 from .families import Match, match
 from .forms import forms_by_name
 from .header import shown
-from .names import ALPHA, kind_of_foreign, split_key
+from .names import ALPHA, COLUMNS, kind_of_foreign, split_key
 from .places import Source, sources
 from .programs import Facts, Verdict, verdicts
 from .troubles import Trouble, header_troubles
@@ -166,7 +166,12 @@ def facts_of(inspection: Inspection, found: Sequence[Source]) -> Facts:
         family=inspection.family,
         kinds=frozenset(inspection.kinds()),
         names=frozenset(name.module for name in names),
-        middle=any(name.part == "lora_mid" for name in names),
+        parts=frozenset(name.part for name in names if name.part),
+        by_output=any(
+            split_key(key).part == COLUMNS and shape[:1] != (1,)
+            for source in found
+            for key, shape in source.header.shapes().items()
+        ),
         foreign=tuple(kind_of_foreign(key) for key, name in zip(keys, names, strict=True) if not name.part),
         alphas={module.path: (module.alpha, module.rank) for module in inspection.modules},
         without=sum(name.part == ALPHA for name in names) < len({name.module for name in names if name.part}),

@@ -40,10 +40,12 @@ def inspect_numbers(inspection: Inspection, base: Match) -> Inspection:
     found = sources(inspection.path)
     tensors = [read_tensors(source.file) for source in found]
     mended = mend(found, tensors, base)
+    told = {path for source in found for path, keys in base.found(source).modules.items() if ALPHA in keys}
     rows = {}
     for path, update in mended.adapter.layers.items():
         inner = update.inner if isinstance(update, Decomposed) else update
-        rows[path] = (getattr(inner, "alpha", None), squared_norm(update) ** 0.5)
+        alpha = getattr(inner, "alpha", None) if path in told or any(s.settings for s in found) else None
+        rows[path] = (alpha, squared_norm(update) ** 0.5)
     modules = tuple(
         replace(module, alpha=rows[module.path][0], norm=rows[module.path][1]) if module.path in rows else module
         for module in inspection.modules

@@ -111,6 +111,7 @@ def resolve(found: Shapes, base: Shapes, part: str = "") -> Found:
     """
     table = lookup(base)
     modules: dict[str, dict[str, str]] = {}
+    spelt: dict[str, str] = {}
     foreign, unknown, dialects = [], {}, {}
     for key in found:
         name = split_key(key)
@@ -122,11 +123,16 @@ def resolve(found: Shapes, base: Shapes, part: str = "") -> Found:
         path = best(paths, name.part, found[key], base)
         if path is None:
             unknown[name.module] = f"{shown(name.module)} is not in the base"
+        elif (other := spelt.setdefault(path, name.module)) != name.module:
+            # Which of the two scales was meant is for nobody to guess.
+            foreign.append(f"{shown(key)} repeats {shown(other)}")
         elif modules.setdefault(path, {}).setdefault(name.part, key) != key:
             foreign.append(f"{shown(key)} repeats {shown(modules[path][name.part])}")
         else:
             dialects[dialect_of(dialect, name.module)] = None
-    return Found(settled(modules, found, base), foreign, list(unknown.values()), tuple(dialects))
+    # Text encoders are called the same beside either kind of block names.
+    said = tuple(name for name in dialects if name) or (("kohya",) if dialects else ())
+    return Found(settled(modules, found, base), foreign, list(unknown.values()), said)
 
 
 def settled(modules: dict[str, dict[str, str]], found: Shapes, base: Shapes) -> dict[str, dict[str, str]]:
@@ -157,6 +163,8 @@ def place(network: str, name: str) -> str:
 
 def dialect_of(dialect: str, name: str) -> str:
     """The dialect with what a reader should know of its block names."""
+    if dialect == "kohya" and not name.startswith("lora_unet_"):
+        return ""
     if dialect == "kohya" and re.match(r"lora_unet_(input_blocks|middle_block|output_blocks)_", name):
         return "kohya (original blocks)"
     return "old diffusers" if dialect == "diffusers" and name.endswith("_lora") else dialect

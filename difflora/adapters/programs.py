@@ -1,8 +1,7 @@
-"""Which programs load a file, and at which strength, by what their source says. Knows no tensors.
+"""Which programs load a file, and at which strength. Knows no tensors.
 
-Read in A1111 (extensions-builtin/Lora), Forge (extensions-builtin/sd_forge_lora, backend/patcher/lora), ComfyUI
-(comfy/lora.py, comfy/weight_adapter), InvokeAI (backend/patches), diffusers 0.42 (loaders/lora_conversion_utils.py,
-utils/peft_utils.py). Nothing here runs them.
+By running each one's own loading code on files of every dialect, outside this project: A1111 1.10.1, Forge dfdcbab,
+ComfyUI a125cd8, InvokeAI 8e71a8a, diffusers 0.42.1 with PEFT 0.21.2; docs/formats.md has the table.
 """
 
 from __future__ import annotations
@@ -11,12 +10,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
+from .names import ALPHA, COLUMNS, MID, ROWS
 from .settings import Settings
 
 PROGRAMS = ("A1111", "Forge", "ComfyUI", "InvokeAI", "diffusers")
 KOHYA = ("kohya", "kohya (original blocks)")
 ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
+BARE_TEXT = ("lora_te1_encoder", "lora_te2_encoder", "lora_te_encoder")
+UPSAMPLER = "lora_unet_up_blocks_0_upsamplers_0_conv"
 Alphas = Mapping[str, tuple[float | None, int]]
+Reasons = Iterator[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,10 @@ class Facts:
     kinds: frozenset[str]
     names: frozenset[str]
     """Of the modules, as the file has them."""
-    middle: bool
-    """Whether there are Tucker factors."""
+    parts: frozenset[str]
+    """Which parts some module has, such as lora_mid."""
+    by_output: bool
+    """Whether some dora_scale has a number for each output."""
     foreign: tuple[str, ...]
     """Keys that are no part of an adapter, as what they are."""
     alphas: Alphas
@@ -39,6 +44,10 @@ class Facts:
     metadata: Mapping[str, str]
     settings: Mapping[str, Settings]
     folder: bool
+
+    def named(self, *dialects: str) -> bool:
+        """Whether some names are of one of these dialects."""
+        return bool(set(dialects) & set(self.dialects))
 
 
 @dataclass(frozen=True)
@@ -72,31 +81,34 @@ def strengths(program: str, facts: Facts) -> dict[str, float]:
     """How strongly the program draws each module, of what was meant, where that is not 1."""
     if program == "diffusers":
         return diffusers_strengths(facts)
-    if set(facts.dialects) <= {*KOHYA, "LyCORIS", "ComfyUI"} or not facts.settings:
+    if not facts.named("diffusers", "old diffusers", "PEFT"):
         return {}
-    # They know no lora_adapter_metadata and no adapter_config.json: a file without alphas is drawn at scale 1.
+    # They know no lora_adapter_metadata: a file without alphas is drawn at scale 1.
     found = {}
     for path, (alpha, rank) in facts.alphas.items():
         network, _, rest = path.partition(".")
         told = facts.settings.get(network) or facts.settings.get("")
         scale = told.scale(rest, rank) if told and rank else 1.0
-        if alpha is None and abs(scale - 1) > 1e-6 and scale:
+        if abs(scale - 1) > 1e-6 and scale and not (facts.named(*KOHYA) and alpha):
             found[path] = 1 / scale
     return found
 
 
 def diffusers_strengths(facts: Facts) -> dict[str, float]:
-    """diffusers keeps one alpha for the attention of the UNet, the commonest: its patterns miss those modules."""
-    if not set(facts.dialects) & set(KOHYA):
-        return {}
-    found = {}
+    """diffusers keeps one alpha a network for the modules that its patterns miss, the commonest.
+
+    They miss the attention of the UNet and of a second text encoder, and all of the first one.
+    """
+    found: dict[str, float] = {}
+    if not facts.named(*KOHYA):
+        return found
     for network in ("unet", "text_encoder", "text_encoder_2"):
         own = {p: ar for p, ar in facts.alphas.items() if p.startswith(f"{network}.") and ar[0] is not None}
         if not own:
             continue
         usual = Counter(alpha for alpha, _ in own.values()).most_common(1)[0][0]
         for path, (alpha, _) in own.items():
-            missed = network != "unet" or path.endswith(ATTENTION)
+            missed = path.endswith(ATTENTION) or network == "text_encoder" or ".self_attn." in path
             if missed and alpha and usual != alpha:
                 found[path] = usual / alpha
     return found
@@ -111,69 +123,104 @@ def in_words(ratios: Mapping[str, float]) -> str:
     return f"{size} in {len(ratios)} modules"
 
 
-def a1111(facts: Facts) -> Iterator[tuple[str, str]]:
-    """A1111 1.10."""
-    if facts.folder:
-        yield "no", "it reads single files"
-    if not set(facts.dialects) <= {*KOHYA}:
-        yield "unsure", f"names of {' and '.join(facts.dialects)} depend on its version"
-    yield from all_ui(facts)
+def a1111(facts: Facts) -> Reasons:
+    """A1111."""
+    yield from any_page(facts)
+    if facts.named("diffusers", "old diffusers", "PEFT", "ComfyUI"):
+        yield "no" if not facts.named(*KOHYA) else "partly", "it knows kohya names only"
+    if facts.named("LyCORIS"):
+        yield "unsure", "names that begin with lycoris_ were not tried"
+    if facts.family == "sd2" and any(name.startswith("lora_te1_") for name in facts.names):
+        yield "partly", "it leaves out a text encoder called lora_te1_ in an SD 2 file"
+    if facts.family == "sdxl" and UPSAMPLER in facts.names:
+        yield "partly", "it leaves out the first upsampler under this name"
+    if facts.family in ("sd2", "sdxl") and split_attention(facts.names):
+        yield "partly", "it leaves out text attention without all of q, k, v and out"
+    if facts.by_output:
+        yield "partly", "it takes a magnitude for each output as one for each input: another picture"
 
 
-def forge(facts: Facts) -> Iterator[tuple[str, str]]:
+def forge(facts: Facts) -> Reasons:
     """Forge."""
-    if facts.folder:
-        yield "no", "it reads single files"
-    yield from all_ui(facts)
+    yield from any_page(facts)
+    yield from comfy_like(facts, "no", "it leaves out attention in PEFT names, and refuses a file with 13 such keys")
     if facts.family == "sd1" and "modelspec.architecture" not in facts.metadata:
         yield "yes", "listed under Unknown: no modelspec.architecture"
 
 
-def comfyui(facts: Facts) -> Iterator[tuple[str, str]]:
+def comfyui(facts: Facts) -> Reasons:
     """ComfyUI."""
-    if facts.folder:
-        yield "no", "it reads single files"
-    yield from all_ui(facts)
+    yield from any_page(facts)
+    yield from comfy_like(facts, "partly", "it leaves out the UNet's attention in PEFT names")
 
 
-def invokeai(facts: Facts) -> Iterator[tuple[str, str]]:
+def comfy_like(facts: Facts, loads: str, why: str) -> Reasons:
+    """What Forge took over from ComfyUI."""
+    if facts.named("diffusers", "PEFT"):
+        yield loads, why
+    if facts.by_output:
+        yield "partly", "it divides by the base's norm, not the changed weight's: nearly the same picture"
+    if ROWS in facts.parts:
+        yield "partly", "it draws plain LoRA without lora_magnitude_vector"
+
+
+def invokeai(facts: Facts) -> Reasons:
     """InvokeAI."""
-    if facts.folder:
-        yield "no", "it reads single files"
+    yield from any_page(facts)
+    if facts.named("diffusers", "old diffusers", "PEFT", "ComfyUI"):
+        yield "no", "it fails on names that are not kohya's"
+    if facts.named("LyCORIS"):
+        yield "unsure", "names that begin with lycoris_ were not tried"
+    if set(KOHYA) <= set(facts.dialects):
+        yield "no", "it fails on a file with both kinds of block names"
     if facts.family != "sdxl" and any(name.startswith("lora_te1_") for name in facts.names):
         yield "partly", "it leaves out a text encoder called lora_te1_ in an SD 1 or 2 file"
-    if facts.family == "sdxl" and "diffusers" in facts.dialects:
-        yield "no", "it fails on PEFT names for SDXL while drawing"
-    yield from all_ui(facts)
+    if any(kind in ("DoRA LoHa", "DoRA LoKr") for kind in facts.kinds):
+        yield "no", "it fails on dora_scale beside LoHa or LoKr"
+    if facts.by_output:
+        yield "partly", "it takes a magnitude for each output as one for each input: another picture"
 
 
-def all_ui(facts: Facts) -> Iterator[tuple[str, str]]:
+def any_page(facts: Facts) -> Reasons:
     """What holds for every program with a page."""
+    if facts.folder:
+        yield "no", "it reads single files"
     if facts.family not in ("sd1", "sd2", "sdxl"):
         yield "no", "it knows no base of this family"
-    if any(name.startswith(("lora_te1_encoder", "lora_te2_encoder", "lora_te_encoder")) for name in facts.names):
+    if any(name.startswith(BARE_TEXT) for name in facts.names):
         yield "partly", "text encoder names without text_model are left out"
     if facts.foreign:
         yield "partly", "keys it does not know are left out"
 
 
-def diffusers(facts: Facts) -> Iterator[tuple[str, str]]:
+def split_attention(names: frozenset[str]) -> bool:
+    """Whether some text layer has updates for a part of q, k, v and out only."""
+    layers = Counter(name.rpartition("_self_attn_")[0] for name in names if "_self_attn_" in name)
+    return any(count < 4 for count in layers.values())
+
+
+def diffusers(facts: Facts) -> Reasons:
     """diffusers' load_lora_weights, and PEFT for folders."""
     others = {kind.removeprefix("DoRA ") for kind in facts.kinds} - {"LoRA", "LoCon"}
     if others:
         yield "no", f"it raises on {' and '.join(sorted(others))}"
-    if facts.middle:
+    if MID in facts.parts:
         yield "no", "it raises on lora_mid"
     if facts.foreign:
         yield "no", "it raises on any key it does not know"
-    decomposed = any(kind.startswith("DoRA") for kind in facts.kinds)
-    if decomposed and set(facts.dialects) & {*KOHYA, "LyCORIS"}:
+    if facts.named("LyCORIS", "ComfyUI"):
+        yield "no", f"it does not know names of {' and '.join(facts.dialects)}"
+    if any(name.startswith("lora_te2_encoder") for name in facts.names):
+        yield "no", "it raises on names of the second text encoder without text_model"
+    if ALPHA in facts.parts and facts.named("diffusers", "old diffusers", "PEFT"):
+        yield "no", "it raises on alphas beside PEFT names"
+    if COLUMNS in facts.parts:
         yield "partly", "it drops dora_scale and draws plain LoRA"
+    if ROWS in facts.parts and any(name.startswith("text_encoder") for name in facts.names):
+        yield "partly", "it leaves out the text encoder's magnitudes"
     if set(KOHYA) <= set(facts.dialects):
         yield "partly", "it drops the original block names of a file with both"
-    if "LyCORIS" in facts.dialects or "ComfyUI" in facts.dialects:
-        yield "no", f"it does not know names of {' and '.join(facts.dialects)}"
-    if facts.without and set(facts.dialects) & set(KOHYA) and any(alpha for alpha, _ in facts.alphas.values()):
+    if facts.without and facts.named(*KOHYA) and ALPHA in facts.parts:
         yield "partly", "where an alpha is missing it takes the commonest one"
     if diffusers_strengths(facts):
         yield "partly", "it takes the commonest alpha for attention and text layers"

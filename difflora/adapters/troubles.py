@@ -48,9 +48,10 @@ def header_troubles(found: Sequence[Source], base: Match) -> Iterator[Trouble]:
         yield Trouble("the text encoder's names lack text_model: most programs leave it out")
     with_alpha = {name.module for name in names if name.part == ALPHA}
     kohya = {name for name in modules if name.startswith(("lora_", "lycoris_"))}
-    if lacking := len(kohya - with_alpha):
-        some = "; diffusers takes the commonest of the others instead" if with_alpha else ""
-        yield Trouble(f"{lacking} of {len(kohya)} modules have no alpha: it is read as their rank{some}")
+    lacking = len(kohya - with_alpha)
+    if lacking and with_alpha:
+        some = "read as their rank, but by diffusers as the commonest of the others"
+        yield Trouble(f"{lacking} of {len(kohya)} modules have no alpha: {some}")
     yield from word_troubles(found[0].header.metadata, base)
 
 

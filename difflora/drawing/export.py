@@ -30,7 +30,7 @@ from .styles import load_styles
 
 # Bytes of a header beside its names: three rows a layer with dtype, shape and place, and the blend's own words.
 ROW_WORDS, METADATA_WORDS, STYLE_WORDS = 62, 1180, 140
-ENDINGS = len("lora_unet_") * 3 + len("lora_down.weight") + len("lora_up.weight") + len("alpha") - len("unet:") * 3
+ENDINGS, PREFIX = ("lora_down.weight", "lora_up.weight", "alpha"), len("lora_unet_") - len("unet:")
 HALF, ALPHA = 2, 4
 
 
@@ -51,12 +51,18 @@ def blend_facts(styles: Sequence[Style]) -> BlendFacts:
     numbers = 0
     for style in styles:
         for name, form in forms_by_name(read_header(Path(style.path)).shapes()).items():
+            if form.trouble:
+                continue
             place = candidates(name)[1][0]
             ranks[place] = ranks.get(place, 0) + form.plain
             numbers += HALF * form.plain * (form.shape[0] + math.prod(form.shape[1:]))
-    words = sum(3 * len(name) + ENDINGS + 3 * ROW_WORDS for name in ranks)
+    networks = {(place.partition(":")[0], rank) for place, rank in ranks.items()}
+    # A file whose ranks differ within a network has no alphas.
+    endings = ENDINGS if len(networks) == len(dict(networks)) else ENDINGS[:2]
+    words = sum(len(place) + PREFIX + len(ending) + ROW_WORDS for place in ranks for ending in endings)
     words += METADATA_WORDS + STYLE_WORDS * len(styles) if styles else 0
-    return BlendFacts(ranks_in_words(ranks.values()), numbers + ALPHA * len(ranks) + words, len(ranks))
+    numbers += ALPHA * len(ranks) * (len(endings) - 2)
+    return BlendFacts(ranks_in_words(ranks.values()), numbers + words, len(ranks))
 
 
 def export(

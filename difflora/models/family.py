@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -118,6 +120,26 @@ def download_index(base: str) -> dict:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BaseModelError(f"base {base}: not a folder here and not reachable on the hub ({reason})") from error
+
+
+def base_sha256(base: str) -> str:
+    """The SHA-256 of a base's UNet weights, in hex; nothing for a hub id. Computed once for as long as they stay."""
+    folder = EMBEDDED.get(base, Path(base)) / "unet"
+    try:
+        files = sorted(folder.glob("*.safetensors"))
+        return _sha256(tuple(files), tuple(path.stat().st_mtime_ns for path in files)) if files else ""
+    except OSError:
+        return ""
+
+
+@cache
+def _sha256(files: tuple[Path, ...], at: tuple[int, ...]) -> str:
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while part := file.read(2**24):
+                whole.update(part)
+    return whole.hexdigest()
 
 
 def best_device() -> str:

@@ -12,7 +12,9 @@ from ..adapters.files import content_sha256, read_header
 from ..config import TrainConfig, check_name
 from ..errors import RequestError
 from ..events import Note, Report, ignore
+from ..models.family import base_sha256
 from .choose import kept_steps, use_checkpoint, used_step
+from .kept import BASE
 from .train import Training, prepare
 
 # Decided by the plan when it was made; another version, or more pictures, might decide otherwise.
@@ -25,6 +27,8 @@ class Recipe:
 
     config: TrainConfig
     fingerprint: str
+    base: str
+    """The SHA-256 of the base's UNet, if the file says it."""
     segments: tuple[tuple[int, int], ...]
     """(step, new last step) for steps that were added on the way."""
 
@@ -51,7 +55,7 @@ def read_recipe(file: Path, *, images: Path | None, name: str | None, out: Path,
     segments = json.loads(known.get("difflora.segments", "[]"))
     try:
         made = TrainConfig(**values | {"images": folder, "name": own, "out": out, "runs": runs})
-        return Recipe(made, fingerprint, tuple((int(at), int(total)) for at, total in segments))
+        return Recipe(made, fingerprint, known.get(BASE, ""), tuple((int(at), int(total)) for at, total in segments))
     except (TypeError, ValueError) as error:
         raise RequestError(f"{file}: its training cannot be read ({error}); train it anew") from None
 
@@ -86,6 +90,9 @@ def prepare_again(recipe: Recipe, report: Report = ignore) -> Training:
     training = prepare(recipe.config, report)
     if training.fingerprint != recipe.fingerprint:
         report(Note("the pictures or captions are not those that the file was learnt from: the result will differ"))
+    if recipe.base and (now := base_sha256(recipe.config.base)) and now != recipe.base:
+        said = f"sha256 of its UNet {now[:12]}, was {recipe.base[:12]}"
+        report(Note(f"the base {recipe.config.base} has changed since ({said}): the result will differ"))
     for at, total in recipe.segments[len(training.run.segments()) :]:
         training.run.extend(at, total)
     return training

@@ -14,10 +14,13 @@ from ..adapters.adapter import Adapter
 from ..adapters.files import style_metadata
 from ..config import TrainConfig, as_row
 from ..events import Scored
+from ..models.family import base_sha256
 from ..version import __version__
 
 if TYPE_CHECKING:
     from .train import Training
+
+BASE = "difflora.base_sha256"
 
 
 def record(
@@ -38,6 +41,8 @@ def record(
         thumbnail=webp(previews[0]) if previews else None,
     )
     metadata |= {"ss_steps": str(step), "difflora.plan": json.dumps(plan.decided())}
+    if digest := base_sha256(config.base):
+        metadata[BASE] = digest
     if segments := training.run.segments():
         metadata["difflora.segments"] = json.dumps(segments)
     if scores is not None:
