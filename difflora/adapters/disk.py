@@ -148,10 +148,16 @@ def sha256(path: Path) -> str:
 def content_sha256(path: Path) -> str:
     """The SHA-256 of a style's numbers, all bytes after the header, in hex: renaming or editing its words keeps it.
 
-    Computed once for as long as the file stays as it is. Raises AdapterFileError if it cannot be read.
+    Of a folder it is that of its files' hashes and settings. Computed once for as long as the file stays as it is.
+    Raises AdapterFileError if it cannot be read.
     """
     path = Path(path)
     try:
+        if path.is_dir():
+            kinds = ("*.safetensors", "*/*.safetensors", "adapter_config.json", "*/adapter_config.json")
+            files = sorted({file for kind in kinds for file in path.glob(kind)})
+            parts = [sha256(file) if file.suffix == ".json" else content_sha256(file) for file in files]
+            return hashlib.sha256("".join(parts).encode()).hexdigest()
         return _content_sha256(path, stamp(path))
     except AdapterFileError as error:
         raise AdapterFileError(f"{shown_path(path)}: {error}") from None

@@ -46,6 +46,8 @@ def adapter_named(name: str, folder: Path) -> Path:
 def find_adapter(name_or_path: str, folder: Path) -> Path:
     """The file a person means: NAME is `folder`/NAME.safetensors; a path is anything that looks or exists like one.
 
+    A path may be that of a folder as PEFT writes it.
+
     Raises AdapterFileError with the names that are in the folder, nearest first. Whether the file is an adapter is for
     `read_header` to say.
     """
@@ -53,7 +55,7 @@ def find_adapter(name_or_path: str, folder: Path) -> Path:
         return adapter_named(name_or_path, folder)
     path = Path(name_or_path)
     try:
-        if path.is_file():
+        if path.is_file() or (_is_path(name_or_path) and path.is_dir()):
             return path
     except (OSError, ValueError):
         pass

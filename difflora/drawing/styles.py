@@ -26,7 +26,9 @@ def found_again(style: Style, folder: Path) -> Style:
 
     Words in the file may have changed since, numbers may not: RequestError when only a file with others is left.
     """
-    if style.path.endswith(".safetensors") and Path(style.path).is_file() and is_same(Path(style.path), style.sha256):
+    place = Path(style.path)
+    there = place.is_file() if style.path.endswith(".safetensors") else bool(style.path) and place.is_dir()
+    if there and is_same(place, style.sha256):
         return style
     try:
         path = find_adapter(style.name, folder)
