@@ -7,6 +7,7 @@ from difflora.adapters.adapter import Adapter, Factors
 from difflora.adapters.blend import blend
 from difflora.adapters.dialects import read_layers, to_kohya
 from difflora.adapters.names import kohya_name
+from difflora.adapters.settings import Settings
 from difflora.errors import AdapterFileError
 
 Q = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -284,3 +285,23 @@ def test_an_empty_file_is_no_adapter() -> None:
 def test_hostile_key_names_are_shown_in_one_printable_line() -> None:
     message = refusal({"evil\n\x1b[31m" + "x" * 5000 + ".alpha": torch.zeros(())})
     assert message.isprintable() and len(message) < 400
+
+
+# --- what other dialects say besides
+
+
+@pytest.mark.parametrize(("old", "new"), [("q", "q"), ("out", "out")])
+def test_the_oldest_text_encoder_names_of_diffusers_are_read(old: str, new: str) -> None:
+    path = TEXT.replace("q_proj", f"{new}_proj")
+    made, name = factors((20, 20), 3, 3.0), f"text_encoder.text_model.encoder.layers.0.self_attn.to_{old}_lora"
+    back = read_layers({f"{name}.down.weight": made.down, f"{name}.up.weight": made.up}, {path: (20, 20)})
+    assert torch.equal(back[path].delta(), made.delta())
+
+
+def test_settings_that_disagree_with_the_factors_are_refused() -> None:
+    made = factors(SHAPES[Q], 4, 4.0)
+    tensors = {f"{Q}.lora_A.weight": made.down, f"{Q}.lora_B.weight": made.up}
+    for settings, scale in ((Settings(4, 2.0), 0.5), (Settings(4, 2.0, {}, {"to_q": 8.0}), 2.0)):
+        assert close(read_layers(tensors, SHAPES, {"unet": settings})[Q].delta(), made.delta() * scale)
+    with pytest.raises(AdapterFileError, match="has rank 4, its settings say 8"):
+        read_layers(tensors, SHAPES, {"unet": Settings(8, 2.0)})

@@ -22,6 +22,7 @@ from .lowrank import Plain, Weights, made_plain
 from .measure import mend
 from .metadata import now
 from .networks import FAMILIES
+from .norms import squared_gap
 from .places import Source, sources
 from .precision import DTYPES
 from .sidecar import write_sidecar
@@ -182,7 +183,6 @@ def difference(found: Adapter, wanted: Adapter, weights: Weights | None = None) 
             weight = weights(path)
         elif isinstance(update, Decomposed) and isinstance(other, Decomposed):
             update, other = update.inner, other.inner
-        target = update.delta(weight).double()
-        gap += float((other.delta(weight).double() - target).square().sum())
-        whole += float(target.square().sum())
+        missed, size = squared_gap(other, update, weight)
+        gap, whole = gap + missed, whole + size
     return math.sqrt(gap / whole) if whole else 0.0

@@ -66,7 +66,13 @@ def alpha_of(
     told = settings.get(network) or settings.get("")
     if told is None or module_name(keys).startswith(("lora_", "lycoris_")):
         return float(unit)
-    return told.scale(diffusers_name(path).partition(".")[2] if network.startswith("text") else rest, form.rank) * unit
+    module = diffusers_name(path).partition(".")[2] if network.startswith("text") else rest
+    if not form.kind.endswith("LoKr") and form.rank and told.rank_of(module) != form.rank:
+        # PEFT refuses such a file too: which of the two the scale was made for is for nobody to guess.
+        raise AdapterFileError(
+            f"{shown(path)} has rank {form.rank}, its settings say {told.rank_of(module)}; expected one; save it again"
+        )
+    return told.scale(module, form.rank) * unit
 
 
 def update_of(parts: Mapping[str, Tensor], form: Form, shape: tuple[int, ...], alpha: float) -> Update:

@@ -43,7 +43,7 @@ def shown(text: object, limit: int = 120) -> str:
     """Text from outside as one printable line of at most `limit` characters."""
     line = str(text)
     line = line if len(line) <= limit else line[: limit - 1] + "…"
-    return "".join(c if c.isprintable() else "?" for c in line)
+    return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
 
 
 def shown_path(path: Path) -> str:

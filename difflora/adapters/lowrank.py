@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import RequestError
 from .adapter import Adapter, Factors, Update
+from .norms import squared_norm
 from .updates import Decomposed, plain_factors
 
 EXACT_SIDE = 512
@@ -44,7 +45,7 @@ def made_plain(
         exact = update.factors()
         if exact is not None and (update is exact or rank is None or exact.rank <= rank):
             layers[path] = exact
-            whole += float(exact.delta().double().square().sum())
+            whole += squared_norm(exact)
             continue
         if rank is None and max_error is None:
             raise RequestError(

@@ -16,8 +16,8 @@ from .files import info_of, read_tensors
 from .forms import fits, forms, magnitude_fits
 from .header import shown
 from .inspection import Inspection, facts_of
-from .names import ALPHA, Found
-from .norms import block_norms, squared_norm
+from .names import ALPHA
+from .norms import by_block, squared_norm
 from .places import Source, sources
 from .programs import verdicts
 from .troubles import Trouble, listed
@@ -45,15 +45,15 @@ def inspect_numbers(inspection: Inspection, base: Match) -> Inspection:
     for path, update in mended.adapter.layers.items():
         inner = update.inner if isinstance(update, Decomposed) else update
         alpha = getattr(inner, "alpha", None) if path in told or any(s.settings for s in found) else None
-        rows[path] = (alpha, squared_norm(update) ** 0.5)
+        rows[path] = (alpha, squared_norm(update))
     modules = tuple(
-        replace(module, alpha=rows[module.path][0], norm=rows[module.path][1]) if module.path in rows else module
+        replace(module, alpha=rows[module.path][0], norm=rows[module.path][1] ** 0.5) if module.path in rows else module
         for module in inspection.modules
     )
     whole = replace(
         inspection,
         modules=modules,
-        norms=block_norms(mended.adapter),
+        norms=by_block({path: square for path, (_, square) in rows.items()}),
         troubles=(*inspection.troubles, *number_troubles(found, tensors, rows)),
     )
     return replace(whole, programs=tuple(verdicts(facts_of(whole, found))))
@@ -64,21 +64,16 @@ def mend(found: Sequence[Source], tensors: Sequence[Mapping[str, Tensor]], base:
     layers, lost = {}, []
     for source, numbers in zip(found, tensors, strict=True):
         placed = base.found(source)
-        sound = {
-            path: keys for path, keys in placed.modules.items() if not wrong_with(path, keys, placed, numbers, base)
-        }
-        lost += [*placed.foreign, *placed.unknown]
-        for path, keys in placed.modules.items():
-            if path not in sound:
-                lost.append(f"{shown(path)} {wrong_with(path, keys, placed, numbers, base)}")
-        kept = {key: numbers[key] for keys in sound.values() for key in keys.values()}
+        wrong = {path: wrong_with(path, keys, numbers, base) for path, keys in placed.modules.items()}
+        lost += [*placed.foreign, *placed.unknown, *(f"{shown(path)} {why}" for path, why in wrong.items() if why)]
+        kept = {key: numbers[key] for path, keys in placed.modules.items() if not wrong[path] for key in keys.values()}
         layers |= read_layers(kept, base.shapes, source.settings, source.part) if kept else {}
     info = info_of(found[0].file, found[0].header, base.family)
     ordered = {path: layers[path] for path in base.shapes if path in layers}
     return Mended(Adapter(ordered, replace(info, family=base.family)), tuple(lost))
 
 
-def wrong_with(path: str, keys: Mapping[str, str], placed: Found, tensors: Mapping[str, Tensor], base: Match) -> str:
+def wrong_with(path: str, keys: Mapping[str, str], tensors: Mapping[str, Tensor], base: Match) -> str:
     """Why a module cannot be read, or nothing."""
     shapes = {key: tuple(tensors[key].shape) for key in keys.values()}
     form = forms({path: keys}, shapes)[path]
@@ -119,5 +114,6 @@ def number_troubles(
 
 def faintness(value: Tensor) -> float:
     """The share of numbers that are not zero and below the smallest that half precision holds with all its bits."""
-    size = value.abs()
-    return float(((size > 0) & (size < torch.finfo(torch.float16).smallest_normal)).float().mean())
+    # As integers: the sign aside, 1 to 1023 are the denormals.
+    bits = value.contiguous().view(torch.int16) & 0x7FFF
+    return float(((bits > 0) & (bits < 1024)).sum()) / max(1, bits.numel())

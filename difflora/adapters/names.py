@@ -31,7 +31,7 @@ PARTS = {
 }
 """What a key ends in -> the part; "" is the ending itself."""
 KEY = re.compile(r"(.+?)\.((?:lora_|lora\.|hada_|lokr_|alpha$|dora_scale$|diff$).*)", re.DOTALL)
-OLD = re.compile(r"\.processor\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight$")
+OLD = re.compile(r"\.(?:processor|(self_attn))\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight$")
 
 # Whose names begin so, and in which network they then are; "" is any.
 PREFIXES = (
@@ -94,7 +94,7 @@ class Name:
 def split_key(key: str) -> Name:
     """The module's name and the part; an empty part for a key of another kind."""
     if old := OLD.search(key):
-        return Name(f"{key[: old.start()]}.processor.{old[1]}_lora", {"down": DOWN, "up": UP}[old[2]])
+        return Name(key[: old.end(2)] + "_lora", {"down": DOWN, "up": UP}[old[3]])
     found = KEY.fullmatch(key)
     if found is None:
         return Name(key.partition(".")[0] if key.startswith("lora_") else key, "")
@@ -157,6 +157,7 @@ def candidates(name: str, part: str = "") -> tuple[str, list[str]]:
 def place(network: str, name: str) -> str:
     """A module as all dialects agree on it: underscores, and no text_model."""
     plain = re.sub(r"\.processor\.(to_[qkv]|to_out)_lora$", r".\1", name)
+    plain = re.sub(r"\.self_attn\.to_(q|k|v|out)_lora$", r".self_attn.\1_proj", plain)
     plain = re.sub(r"\.to_out$", ".to_out.0", plain).replace(".", "_")
     return f"{network}:{plain.removeprefix('text_model_') if network.startswith('text') else plain}"
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from .adapter import Adapter, Update
+import torch
+from torch import Tensor
+
+from .adapter import Adapter, Factors, Update
 from .updates import Decomposed
 
 # Where a path begins -> its name, in the order the network runs.
@@ -28,11 +32,16 @@ def block_norms(adapter: Adapter) -> dict[str, float]:
     Names: "text encoder", "down 1", …, "middle", "up 1", …; a module that no block holds stands
     under the first part of its path, at the end.
     """
-    squares: dict[tuple[int, int, str], float] = {}
-    for path, update in adapter.layers.items():
+    return by_block({path: squared_norm(update) for path, update in adapter.layers.items()})
+
+
+def by_block(squares: Mapping[str, float]) -> dict[str, float]:
+    """The same from the squared norm of each module."""
+    sums: dict[tuple[int, int, str], float] = {}
+    for path, square in squares.items():
         place = _place(path)
-        squares[place] = squares.get(place, 0.0) + squared_norm(update)
-    return {name: square**0.5 for (_, _, name), square in sorted(squares.items())}
+        sums[place] = sums.get(place, 0.0) + square
+    return {name: square**0.5 for (_, _, name), square in sorted(sums.items())}
 
 
 def squared_norm(update: Update) -> float:
@@ -44,8 +53,27 @@ def squared_norm(update: Update) -> float:
     factors = plain.factors()
     if factors is None:
         return float(plain.delta().double().square().sum())
-    down, up = (half.flatten(1).double() for half in factors.halves())
-    return max(0.0, float(((up.T @ up) * (down @ down.T)).sum()))
+    return _squared(*(half.flatten(1) for half in factors.halves()))
+
+
+def squared_gap(found: Update, wanted: Update, weight: Tensor | None = None) -> tuple[float, float]:
+    """(||found - wanted||², ||wanted||²), in double precision; neither is formed where both are products of factors.
+
+    weight: what DoRA is added to.
+    """
+    if isinstance(found, Factors) and isinstance(wanted, Factors):
+        pairs = [[half.flatten(1).double() for half in factors.halves()] for factors in (found, wanted)]
+        down = torch.cat([down for down, _ in pairs])
+        up = torch.cat([pairs[0][1], -pairs[1][1]], dim=1)
+        return _squared(down, up), _squared(*pairs[1])
+    target = wanted.delta(weight)
+    return float((found.delta(weight) - target).double().square().sum()), float(target.double().square().sum())
+
+
+def _squared(down: Tensor, up: Tensor) -> float:
+    """||up @ down||²; NaN stays NaN."""
+    square = float(((up.T @ up).double() * (down @ down.T)).sum())
+    return square if square > 0 or square != square else 0.0
 
 
 def _place(path: str) -> tuple[int, int, str]:

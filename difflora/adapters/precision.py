@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .adapter import Factors, Update
+from .norms import squared_gap
 from .updates import Decomposed, Hadamard, Kronecker, Whole
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,11 +58,10 @@ def cast(update: Update, dtype: torch.dtype) -> Update:
 
 def error(found: Update, wanted: Update) -> float:
     """The relative error of an update, infinite when it is not finite; 0 for nothing made of nothing."""
-    target = wanted.delta()
-    gap, size = float((found.delta() - target).norm()), float(target.norm())
+    gap, whole = squared_gap(found, wanted)
     if gap != gap:
-        return float("inf")
-    return gap / size if size else gap
+        return math.inf
+    return math.sqrt(gap / whole) if whole else math.sqrt(gap)
 
 
 def plain(tensor: Tensor) -> Tensor:

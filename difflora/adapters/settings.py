@@ -40,13 +40,17 @@ class Settings:
     alphas: Mapping[str, float] = field(default_factory=dict)
     rank_stabilised: bool = False
 
+    def rank_of(self, module: str) -> int:
+        """The rank that is told for a module."""
+        return self.ranks.get(_pattern(self.ranks, module), self.rank)
+
     def scale(self, module: str, rank: int = 0) -> float:
         """What the product of a module's factors is multiplied with (Kalajdzievski 2023, arXiv 2312.03732, for rsLoRA).
 
         module: its path within the network; rank: of its own factors, the one told for it where that is 0.
         """
         alpha = self.alphas.get(_pattern(self.alphas, module), self.alpha)
-        inner = rank or self.ranks.get(_pattern(self.ranks, module), self.rank)
+        inner = rank or self.rank_of(module)
         return alpha / (math.sqrt(inner) if self.rank_stabilised else inner)
 
 
