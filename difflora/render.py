@@ -43,7 +43,9 @@ class Script:
 
     def line(self, row: Mapping) -> None:
         """Print one object."""
-        print(json.dumps(row, ensure_ascii=False, default=str), flush=True)
+        text = json.dumps(row, ensure_ascii=False, default=str)
+        # Words of a file, and names of files, may hold half a character.
+        print(text.encode(errors="replace").decode(), flush=True)
 
     def report(self, event: events.Event) -> None:
         """Print an event."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,6 @@ def show_header(console: Console, found: Inspection) -> None:
         "trigger": found.words["trigger"] or "none",
         "weight": found.words["weight"],
         **{key: found.words[key] for key in ("base", "pictures", "made") if found.words[key]},
-        "sha256": found.sha256 or "several files",
     }
     console.print(two_columns(rows))
     for name, value in found.recipe.items():
@@ -44,8 +44,8 @@ def show_header(console: Console, found: Inspection) -> None:
 def show_rest(console: Console, found: Inspection, modules: bool) -> None:
     """Alphas, norms, what is wrong, which programs load it."""
     alphas = sorted({module.alpha for module in found.modules if module.alpha is not None})
-    if alphas:
-        console.print(two_columns({"alpha": spread(alphas)}))
+    if found.sha256:
+        console.print(two_columns({"alpha": spread(alphas), "sha256": found.sha256}))
     if found.norms:
         console.print(Text("\nHow strongly it acts (norm of the update)", style="bold"))
         console.print(chart(found.norms))
@@ -81,12 +81,12 @@ def converted_lines(made: Converted) -> Iterator[str]:
 
 def chart(norms: Mapping[str, float]) -> Table:
     """A bar for each block."""
-    most = max(norms.values(), default=0) or 1
+    # Finite factors may still have a product that is not.
+    most = max(filter(math.isfinite, norms.values()), default=0) or 1
     table = Table(show_header=False, box=None, pad_edge=False)
     for block, norm in norms.items():
-        table.add_row(
-            Text(block), Text("█" * max(1, round(norm / most * BAR)) if norm else "", style="red"), f"{norm:.3g}"
-        )
+        length = max(1, round(norm / most * BAR)) if norm and math.isfinite(norm) else 0
+        table.add_row(Text(block), Text("█" * length, style="red"), f"{norm:.3g}")
     return table
 
 

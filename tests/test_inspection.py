@@ -161,7 +161,7 @@ def test_zero_modules_and_denormals_are_told(tmp_path):
     faint = f"{NAMES['sd1']}q.lora_up.weight"
     tensors[faint] = (tensors[faint] * 1e-6).half()
     said = told(inspected(written(tmp_path, tensors)))
-    assert "1 modules are zero" in said and "denormals" in said
+    assert "1 module of zeros" in said and "denormals" in said
 
 
 def test_names_that_some_programs_leave_out_are_told(tmp_path):
@@ -181,7 +181,7 @@ def test_peft_names_are_drawn_by_pages_at_scale_one_if_at_all(tmp_path):
     found = inspected(path)
     assert found.dialects == ("diffusers",) and found.modules[0].alpha == 2
     assert verdict(found, "diffusers") == ("yes", "1")
-    assert verdict(found, "ComfyUI") == ("partly", "2 in 1 modules")
+    assert verdict(found, "ComfyUI") == ("partly", "2 in 1 module")
     assert verdict(found, "A1111")[0] == verdict(found, "InvokeAI")[0] == "no"
 
 

@@ -82,7 +82,8 @@ def filled(page: Page, studio: Studio) -> Path:
     turn_to(page, "styles")
     page.get_by_role("group", name=text("library.title")).get_by_role("button").filter(has_text="ink").click()
     expect(page.get_by_role("region", name=text("library.norms"))).to_be_visible()
-    page.locator("#library summary").click()
+    for summary in page.locator("#library .fold > summary").all():
+        summary.click()
     turn_to(page, "studio")
     return picture
 

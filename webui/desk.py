@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from difflora.adapters.cards import Card, card, cards
+from difflora.adapters.families import Match
 from difflora.adapters.files import adapter_named, content_sha256
 from difflora.adapters.header import shown
 from difflora.config import WEIGHT_LIMIT, UiConfig
@@ -17,6 +18,9 @@ from difflora.models.family import BaseModel, open_model
 from difflora.training.queue import RunQueue
 from difflora.training.watch import Watch
 from difflora.turns import Turns
+
+from .doctor import Doctor
+from .pending import Pending
 
 ARTIST = "artist"
 MOST_STYLES = 8
@@ -42,6 +46,8 @@ class Desk:
         self.config = config
         self.model = model or open_model(config.base)
         self.shapes = self.model.shapes()
+        self.doctor = Doctor(Match(self.model.family, self.shapes))
+        self.pending = Pending()
         self.batcher = Batcher(self.model, turn=Turns(config.runs / ".turns"))
         self.queue = RunQueue(config.runs)
         self.runs = Watch(config.runs)
@@ -94,6 +100,7 @@ class Desk:
         """End what is being drawn; a training is paused and goes on when the studio is opened again."""
         self.batcher.close()
         self.queue.close()
+        self.pending.close()
 
 
 def weight_of(row: Mapping[str, object]) -> float:

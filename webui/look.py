@@ -56,6 +56,7 @@ HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="/studio/assets/studio.css">
 <link rel="stylesheet" href="/studio/assets/runs.css">
+<link rel="stylesheet" href="/studio/assets/doctor.css">
 <script>
 addEventListener("DOMContentLoaded", () => {
   const chosen = localStorage.getItem("difflora.theme");

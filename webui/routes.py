@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import threading
 import time
 import zlib
@@ -13,22 +12,22 @@ from contextlib import suppress
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse
 
 from difflora.adapters.disk import stamp
 from difflora.drawing.batcher import Ticket
 from difflora.errors import DiffloraError
 
+from .answers import NEVER, Plain, picture, sent, told
 from .desk import Desk
 from .easel import as_webp, facts_of, picture_file
 from .history import History, recipe_row, small, strange_small
 from .runs import run_row
-from .styles import detail, rows
+from .styles import detail, numbers, rows
 from .trainings import picture_of, verdicts, wall
 
 ASSETS = Path(__file__).with_name("assets")
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
-NEVER = {"Cache-Control": "no-store"}
 # A name is not one picture for ever: another studio at this address, or another user of this browser, has the same.
 ASKING = {"Cache-Control": "private, no-cache"}
 LATELY_SECONDS = 0.5
@@ -41,6 +40,7 @@ def add_routes(app: FastAPI, user: User, desk: Desk) -> None:
     app.get("/studio/assets/{name}")(asset)
     add_drawing(app, user, desk)
     add_library(app, user, desk)
+    add_doctor(app, user, desk)
     add_training(app, user, desk)
 
 
@@ -65,59 +65,6 @@ def asset(name: str) -> Response:
     if name not in known:
         raise HTTPException(404)
     return FileResponse(known[name], headers={"Cache-Control": "no-cache"})
-
-
-class Plain(JSONResponse):
-    """JSON that any browser reads: files of strangers hold halves of characters, and numbers that are none."""
-
-    def render(self, content: object) -> bytes:
-        """The body."""
-        try:
-            return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
-        except ValueError:
-            return json.dumps(finite(content), separators=(",", ":")).encode()
-
-
-def finite(value: object) -> object:
-    """The same rows and lists, null for numbers that are none."""
-    if isinstance(value, dict):
-        return {key: finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def told(work: Callable[[], object]) -> Response:
-    """The work's result as JSON, or its one line of what went wrong: that what a page shows is gone is an answer."""
-    try:
-        return Plain(work(), headers=NEVER)
-    except DiffloraError as error:
-        return Plain({"error": str(error)}, headers=NEVER)
-
-
-async def picture(
-    request: Request, path: Callable[[], Path], headers: dict[str, str], thumb: Callable[[Path], bytes] | None = None
-) -> Response:
-    """A PNG as it is, or the WebP that `thumb` makes of it; nothing for a browser that has this very file already."""
-
-    def work() -> tuple[str, bytes | None]:
-        file = path()
-        facts = file.stat()
-        mark = f'"{facts.st_ino:x}-{facts.st_mtime_ns:x}-{facts.st_size:x}"'
-        if request.headers.get("if-none-match") == mark:
-            return mark, None
-        return mark, thumb(file) if thumb else file.read_bytes()
-
-    try:
-        mark, data = await asyncio.to_thread(work)
-    except DiffloraError as error:
-        return Plain({"error": str(error)}, status_code=404, headers=NEVER)
-    except OSError:  # gone since it was found
-        raise HTTPException(404) from None
-    headers = headers | {"ETag": mark}
-    if data is None:
-        return Response(status_code=304, headers=headers)
-    return Response(data, media_type="image/webp" if thumb else "image/png", headers=headers)
 
 
 def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
@@ -195,11 +142,7 @@ def add_library(app: FastAPI, user: User, desk: Desk) -> None:
     @app.get("/studio/styles/{name}/file")
     def download(request: Request, name: str) -> Response:
         user(request)
-        try:
-            path = desk.card(name).path
-        except DiffloraError as error:
-            return JSONResponse({"error": str(error)}, status_code=404)
-        return FileResponse(path, filename=path.name, media_type="application/octet-stream", headers=NEVER)
+        return sent(lambda: desk.card(name).path)
 
     @app.get("/studio/facts")
     def facts(request: Request, mix: str = "[]") -> Response:
@@ -209,6 +152,25 @@ def add_library(app: FastAPI, user: User, desk: Desk) -> None:
         except (ValueError, RecursionError):
             raise HTTPException(400) from None
         return told(lambda: facts_of(desk, asked if isinstance(asked, list) else []))
+
+
+def add_doctor(app: FastAPI, user: User, desk: Desk) -> None:
+    """What takes a whole file: its numbers, a copy of it in another format."""
+    # One at a time; who waits holds no thread, and who has left is not answered.
+    reading = asyncio.Lock()
+
+    @app.get("/studio/styles/{name}/numbers")
+    async def measured(request: Request, name: str) -> Response:
+        user(request)
+        async with reading:
+            if await request.is_disconnected():
+                return Response(status_code=204)
+            return await asyncio.to_thread(told, lambda: numbers(desk, name))
+
+    @app.get("/studio/converted/{key}")
+    def converted(request: Request, key: str) -> Response:
+        who = user(request)
+        return sent(lambda: desk.pending.file(who, key))
 
 
 def add_training(app: FastAPI, user: User, desk: Desk) -> None:

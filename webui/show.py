@@ -80,8 +80,11 @@ def answered(function: Callable) -> Callable:
 
 
 def widget(name: str, elem_id: str, value: object = None, *, file: str | None = None, functions=None) -> gr.HTML:
-    """An element that assets/FILE.js fills; `functions` are what it may call on the server."""
-    head = HEAD + f'<script src="/studio/assets/{file or name}.js"></script>'
+    """An element that assets/FILE.js fills; `functions` are what it may call on the server.
+
+    file: several with spaces between, in the order they are run.
+    """
+    head = HEAD + "".join(f'<script src="/studio/assets/{one}.js"></script>' for one in (file or name).split())
     tools = "element, props, trigger, watch, server: typeof server === 'undefined' ? null : server"
     return gr.HTML(
         value, html_template="", js_on_load=f"difflora.widgets[{name!r}]({{{tools}}})",

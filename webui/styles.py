@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from difflora.adapters.cards import Card
-from difflora.adapters.edits import edit, install, rename, trash
-from difflora.adapters.files import load_adapter
+from difflora.adapters.edits import edit, mend_style, rename, trash
 from difflora.adapters.header import shown
-from difflora.adapters.norms import block_norms
 from difflora.config import check_name
 from difflora.errors import DiffloraError
 
 from .desk import Desk, weight_of
+from .doctor import header_rows, number_rows, refusal, verdict
 
 HIDDEN = {"modelspec.thumbnail"}
+MOST_LOST = 12
 
 
 def card_row(card: Card) -> dict:
@@ -33,15 +33,24 @@ def rows(desk: Desk) -> list[dict]:
 
 
 def detail(desk: Desk, name: str) -> dict:
-    """One style with its metadata and the norm of each block; raises DiffloraError."""
+    """One style with its metadata and what its header says; raises DiffloraError."""
     card = desk.card(name)
     metadata = {k: shown(v, 600) for k, v in sorted(card.metadata.items()) if k not in HIDDEN}
+    row = card_row(card) | {"metadata": metadata}
     try:
-        adapter = load_adapter(card.path, desk.shapes, desk.model.family)
-        norms, problem = block_norms(adapter), ""
+        found = desk.doctor.header(card.path)
     except DiffloraError as error:
-        norms, problem = {}, str(error)
-    return card_row(card) | {"metadata": metadata, "norms": norms, "problem": problem or card.problem}
+        broken = [refusal(card.problem or str(error))]
+        return row | {"verdict": {"kind": "refused", "problems": broken, "mends": False, "here": True}, "about": None}
+    said = verdict(desk.doctor, found, card.problem)
+    return row | {"verdict": said, "about": header_rows(found, card.metadata)}
+
+
+def numbers(desk: Desk, name: str) -> dict:
+    """What only the numbers of a style say, and the verdict with them; raises DiffloraError."""
+    card = desk.card(name)
+    found = desk.doctor.numbers(card.path)
+    return number_rows(found) | {"verdict": verdict(desk.doctor, found, card.problem)}
 
 
 def change(desk: Desk, name: str, trigger: str, weight: object) -> None:
@@ -60,7 +69,14 @@ def throw_away(desk: Desk, name: str) -> Path:
     return trash(desk.file(name))
 
 
-def take_in(desk: Desk, source: Path) -> str:
-    """Check a dropped file and put it into the library; raises AdapterFileError with what is wrong with it."""
-    path = install(source, desk.config.loras, desk.shapes, desk.model.family)
-    return path.name.removesuffix(".safetensors")
+def mend(desk: Desk, name: str) -> dict:
+    """Put a sound copy in a style's place, the old file into the trash folder; raises DiffloraError."""
+    path = desk.file(name)
+    with desk.doctor.reading:
+        made = mend_style(path, desk.doctor.base(path))
+    return {"kept": made.modules} | lost_rows(made.lost)
+
+
+def lost_rows(lost: tuple[str, ...]) -> dict:
+    """What a repaired copy is without: the first few, and how many there are."""
+    return {"lost": list(lost[:MOST_LOST]), "count": len(lost)}

@@ -14,7 +14,7 @@ from ..config import demand
 from ..errors import AdapterFileError, OutputError, RequestError
 from ..version import __version__
 from .adapter import Adapter
-from .disk import content_sha256
+from .disk import content_sha256, refused
 from .families import Match, match
 from .files import Dialect, load_adapter, read_tensors, save_adapter
 from .header import shown_path
@@ -128,7 +128,11 @@ def _write(
 
 def free(target: Path, overwrite: bool) -> Path:
     """The name, if it is free or may be written over; raises OutputError."""
-    if target.exists() and not overwrite:
+    try:
+        there = target.exists()
+    except OSError as error:
+        raise refused(target, error) from None
+    if there and not overwrite:
         raise OutputError(f"{shown_path(target)} is there already; expected a free name; choose another, or --force")
     return target
 

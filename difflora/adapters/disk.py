@@ -7,10 +7,12 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import AdapterFileError, OutputError
 from .header import header_length, shown, shown_path, unreadable
@@ -139,10 +141,17 @@ def writable_folder(folder: Path) -> Path:
 def sha256(path: Path) -> str:
     """The SHA-256 of a whole file, in hex; raises AdapterFileError if it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
+        with opened(Path(path)) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         raise unreadable(Path(path), error) from None
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file to read; OSError for a pipe or a device, which may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("not a regular file")
+    return path.open("rb")
 
 
 def content_sha256(path: Path) -> str:
@@ -156,7 +165,7 @@ def content_sha256(path: Path) -> str:
         if path.is_dir():
             kinds = ("*.safetensors", "*/*.safetensors", "adapter_config.json", "*/adapter_config.json")
             files = sorted({file for kind in kinds for file in path.glob(kind)})
-            parts = [sha256(file) if file.suffix == ".json" else content_sha256(file) for file in files]
+            parts = [sha256(f) if f.suffix == ".json" else _content_sha256(f, stamp(f)) for f in files]
             return hashlib.sha256("".join(parts).encode()).hexdigest()
         return _content_sha256(path, stamp(path))
     except AdapterFileError as error:
@@ -173,6 +182,6 @@ def stamp(path: Path) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=4096)
 def _content_sha256(path: Path, at: tuple[int, int, int]) -> str:
-    with path.open("rb") as file:
+    with opened(path) as file:
         file.seek(8 + header_length(file.read(64), at[2]))
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,13 +9,16 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from ..config import WEIGHT_LIMIT, check_name, demand
 from ..errors import AdapterFileError, OutputError
 from .adapter import Adapter
+from .convert import Converted, repair
 from .disk import content_sha256, refused, take_name, writable_folder, write_atomic
+from .families import Match
 from .files import load_adapter, save_adapter
 from .header import parse_header, read_header, shown, shown_path, unreadable
 from .library import SUFFIX
@@ -24,7 +27,7 @@ from .names import Shapes
 from .packing import pack
 from .thumbnail import clean_thumbnail
 
-__all__ = ["content_sha256", "edit", "install", "put_style", "rename", "replace_style", "trash"]
+__all__ = ["content_sha256", "edit", "install", "mend_style", "put_style", "rename", "replace_style", "trash"]
 
 # A file that is rewritten while another thread renames it or throws it away would come back under its old name.
 CHANGING = threading.RLock()
@@ -113,7 +116,26 @@ def put_style(path: Path, data: bytes) -> Path:
     return _replaced(path, lambda: write_atomic(path, data))
 
 
-def _replaced(path: Path, write: Callable[[], object]) -> Path:
+def mend_style(path: Path, base: Match | None = None) -> Converted:
+    """Put the copy that `repair` writes in a style's place; the old file is kept in the .trash folder in any case.
+
+    base: as for `repair`. Raises what `repair` raises, with the old style left as it was.
+    """
+    path = Path(path)
+    place = path.with_name(f".{secrets.token_hex(8)}")
+    with CHANGING:
+        try:
+            made = repair(path, writable_folder(place) / path.name, base=base)
+            _replaced(path, lambda: os.replace(made.path, path), forget=False)
+        except OSError as error:
+            raise refused(path, error) from error
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    return replace(made, path=path)
+
+
+def _replaced(path: Path, write: Callable[[], object], forget: bool = True) -> Path:
+    """forget: whether the old file goes where the new one has the same numbers."""
     if not path.is_file():
         write()
         return path
@@ -127,7 +149,7 @@ def _replaced(path: Path, write: Callable[[], object]) -> Path:
     write()
     with suppress(AdapterFileError, OSError):
         # The same training once more: nothing is lost.
-        if content_sha256(old) == content_sha256(path):
+        if forget and content_sha256(old) == content_sha256(path):
             old.unlink()
     return path
 

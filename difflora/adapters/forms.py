@@ -112,6 +112,12 @@ def _same(what: str, *sizes: int) -> int:
     return sizes[0]
 
 
+def _flat(*shapes: Shape) -> None:
+    for shape in shapes:
+        if len(shape) != 2:
+            raise _Wrong(f"has a factor of shape {shape}")
+
+
 def _lora(parts: Mapping[str, Shape]) -> Form:
     down, up = _need(parts, DOWN, UP)
     if len(down) < 2 or len(up) < 2 or math.prod(up[2:]) != 1:
@@ -128,8 +134,10 @@ def _lora(parts: Mapping[str, Shape]) -> Form:
 
 def _loha(parts: Mapping[str, Shape]) -> Form:
     a1, b1, a2, b2 = _need(parts, *LOHA)
+    _flat(a1, a2)
     if "hada_t1" in parts or "hada_t2" in parts:
         t1, t2 = _need(parts, "hada_t1", "hada_t2")
+        _flat(b1, b2)
         rank = _same("hada_w1", a1[0], b1[0], t1[0], t1[1])
         _same("hada_w2", a2[0], b2[0], t2[0], t2[1])
         if (a1[1], b1[1], t1[2:]) != (a2[1], b2[1], t2[2:]):
@@ -152,8 +160,10 @@ def _lokr(parts: Mapping[str, Shape]) -> Form:
             plain *= min(parts[side][0], math.prod(parts[side][1:]))
             continue
         a, b = _need(parts, f"{side}_a", f"{side}_b")
+        _flat(a)
         if side == "lokr_w2" and "lokr_t2" in parts:
             middle = parts["lokr_t2"]
+            _flat(b)
             rank, plain = _same("lokr_t2 and lokr_w2", middle[0], middle[1], a[0], b[0]), 0
             sides.append((a[1], b[1], *middle[2:]))
         else:

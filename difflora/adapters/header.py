@@ -154,7 +154,9 @@ def _span(name: str, row: Any) -> tuple[int, int, str]:
     )
     dtype, shape, span = row["dtype"], row["shape"], row["data_offsets"]
     whole = isinstance(shape, list) and isinstance(span, list) and all(_is_count(n) for n in (*shape, *span))
-    _demand(whole and len(span) == 2, f"{label} has no proper shape or offsets; {AGAIN}")
+    # A tensor without numbers may have axes that no memory could be laid out for.
+    whole = whole and len(span) == 2 and math.prod(n or 1 for n in shape) < 2**48
+    _demand(whole, f"{label} has no proper shape or offsets; {AGAIN}")
     _demand(len(shape) <= MAX_AXES, f"{label} has {len(shape)} axes; expected at most {MAX_AXES}: no LoRA tensor")
     scalar = name.endswith(".alpha") and math.prod(shape) == 1
     sizes = FLOATS | INTEGERS if scalar else FLOATS

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .cards import card
-from .disk import content_sha256
 from .families import Match, match
 from .forms import forms_by_name
 from .header import shown
@@ -75,7 +74,7 @@ class Inspection:
     norms: Mapping[str, float] = field(default_factory=dict)
     """Of each block, in the network's order; nothing until the numbers are read."""
     sha256: str = ""
-    """Of the numbers, as recipes name a file; nothing for a folder of several."""
+    """Of the numbers, as recipes name a file; nothing until they are read."""
 
     @property
     def loads(self) -> bool:
@@ -119,7 +118,7 @@ def inspect_header(path: Path, base: Match | None = None) -> Inspection:
         path=path, name=about.name, dialects=dialects_of(found, base), family=base.family, modules=modules,
         dtypes=dict(dtypes), size=sum(source.file.stat().st_size for source in found),
         words=words | {"pictures": about.pictures}, recipe=recipe_of(found[0].header.metadata),
-        troubles=tuple(header_troubles(found, base)), sha256=content_sha256(found[0].file) if len(found) == 1 else "",
+        troubles=tuple(header_troubles(found, base)),
     )  # fmt: skip
     return replace(inspection, programs=tuple(verdicts(facts_of(inspection, found))))
 

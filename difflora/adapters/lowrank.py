@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..errors import RequestError
+from ..errors import AdapterFileError, RequestError
 from .adapter import Adapter, Factors, Update
 from .norms import squared_norm
 from .updates import Decomposed, plain_factors
@@ -38,7 +38,8 @@ def made_plain(
 
     rank: of the nearest ones, 1 and more; max_error: or the smallest rank of each module that stays within it, 0 to 1.
     weights: the base's, by module path, which DoRA needs. Plain LoRA stays as it is. Raises RequestError when neither
-    rank nor max_error is given and something is not exact, or the weights are lacking.
+    rank nor max_error is given and something is not exact, or the weights are lacking, AdapterFileError for an update
+    that is not finite.
     """
     layers, gap, whole, worst = {}, 0.0, 0.0, ("", 0.0)
     for path, update in adapter.layers.items():
@@ -52,6 +53,8 @@ def made_plain(
                 f"{path} is {update.kind}, no plain LoRA: expected --rank N or --max-error E to make it one; give one"
             )
         delta = update.delta(weight_of(path, update, weights))
+        if not torch.isfinite(delta).all():
+            raise AdapterFileError(f"the update of {path} is not finite; expected numbers only; take another file")
         layers[path] = nearest(delta, rank, max_error)
         missed = float((layers[path].delta() - delta).double().square().sum())
         size = float(delta.double().square().sum())

@@ -20,7 +20,7 @@ from .names import ALPHA
 from .norms import by_block, squared_norm
 from .places import Source, sources
 from .programs import verdicts
-from .troubles import Trouble, listed
+from .troubles import Trouble, counted, listed
 from .updates import Decomposed
 
 DENORMAL = 0.01
@@ -53,6 +53,7 @@ def inspect_numbers(inspection: Inspection, base: Match) -> Inspection:
     whole = replace(
         inspection,
         modules=modules,
+        sha256=content_sha256(inspection.path),
         norms=by_block({path: square for path, (_, square) in rows.items()}),
         troubles=(*inspection.troubles, *number_troubles(found, tensors, rows)),
     )
@@ -94,18 +95,19 @@ def number_troubles(
     whole = {key: value for numbers in tensors for key, value in numbers.items()}
     broken = [shown(key) for key, value in whole.items() if not torch.isfinite(value).all()]
     if broken:
-        troubles.append(Trouble(f"{len(broken)} tensors are not finite: {listed(broken)}", grave=True))
+        troubles.append(Trouble(f"{counted(broken, 'tensor')} not finite: {listed(broken)}", grave=True))
     silent = [path for path, (_, norm) in rows.items() if norm == 0]
     if silent:
-        troubles.append(Trouble(f"{len(silent)} modules are zero and change nothing: {listed(silent)}", mends=False))
+        troubles.append(
+            Trouble(f"{counted(silent, 'module')} of zeros, which change nothing: {listed(silent)}", mends=False)
+        )
     faint = [shown(key) for key, value in whole.items() if value.dtype == torch.float16 and faintness(value) > DENORMAL]
     if faint:
-        troubles.append(
-            Trouble(f"{len(faint)} tensors lose bits to denormals in float16: {listed(faint)}", mends=False)
-        )
+        what = f"{counted(faint, 'tensor')} with bits lost to denormals in float16"
+        troubles.append(Trouble(f"{what}: {listed(faint)}", mends=False))
     whole_numbers = [key for key, value in whole.items() if key.endswith(f".{ALPHA}") and not value.is_floating_point()]
     if whole_numbers:
-        troubles.append(Trouble(f"{len(whole_numbers)} alphas are stored as integers"))
+        troubles.append(Trouble(f"{counted(whole_numbers, 'alpha')} stored as integers"))
     said = found[0].header.metadata.get("sshs_model_hash", "")
     if said and len(found) == 1 and said != content_sha256(found[0].file):
         troubles.append(Trouble("sshs_model_hash is not that of its numbers: A1111 and Forge show it in pictures"))

@@ -33,7 +33,9 @@ PARTS = {
 KEY = re.compile(r"(.+?)\.((?:lora_|lora\.|hada_|lokr_|alpha$|dora_scale$|diff$).*)", re.DOTALL)
 OLD = re.compile(r"\.(?:processor|(self_attn))\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight$")
 
-# Whose names begin so, and in which network they then are; "" is any.
+WRAPPED = "base_model.model."
+"""Before all of PEFT's names."""
+# Whose names begin so, and in which network they then are.
 PREFIXES = (
     ("lora_unet_", "kohya", "unet"),
     ("lora_te1_", "kohya", "text_encoder"),
@@ -43,7 +45,6 @@ PREFIXES = (
     ("unet.", "diffusers", "unet"),
     ("text_encoder.", "diffusers", "text_encoder"),
     ("text_encoder_2.", "diffusers", "text_encoder_2"),
-    ("base_model.model.", "PEFT", ""),
     ("diffusion_model.", "ComfyUI", "unet"),
     ("text_encoders.clip_l.transformer.", "ComfyUI", "text_encoder"),
     ("text_encoders.clip_g.transformer.", "ComfyUI", "text_encoder_2"),
@@ -142,16 +143,12 @@ def settled(modules: dict[str, dict[str, str]], found: Shapes, base: Shapes) -> 
 
 def candidates(name: str, part: str = "") -> tuple[str, list[str]]:
     """(whose name it is, the underscored places that it may mean, the likeliest first)."""
+    inner = name.removeprefix(WRAPPED)
     for prefix, dialect, network in PREFIXES:
-        if not name.startswith(prefix):
-            continue
-        rest = name.removeprefix(prefix)
-        if network:
-            return dialect, [place(network, rest)]
-        inner, places = candidates(rest, part)
-        return dialect, places
+        if inner.startswith(prefix):
+            return dialect if inner == name else "PEFT", [place(network, inner.removeprefix(prefix))]
     networks = (part,) if part else ("unet", "text_encoder", "text_encoder_2")
-    return "PEFT", [place(network, name) for network in networks]
+    return "PEFT", [place(network, inner) for network in networks]
 
 
 def place(network: str, name: str) -> str:

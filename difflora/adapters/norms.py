@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .adapter import Adapter, Factors, Update
-from .updates import Decomposed
+from .updates import Decomposed, small
 
 # Where a path begins -> its name, in the order the network runs.
 BLOCKS = {
@@ -45,29 +45,35 @@ def by_block(squares: Mapping[str, float]) -> dict[str, float]:
 
 
 def squared_norm(update: Update) -> float:
-    """||update||²; from two rank x rank products where it is one of factors: the update itself is never formed.
+    """||update||²; from two rank x rank products where those are smaller than the update, which is never formed then.
 
     DoRA's depends on the weight that it is added to: that of its inner update stands for it.
     """
     plain = update.inner if isinstance(update, Decomposed) else update
     factors = plain.factors()
-    if factors is None:
-        return float(plain.delta().double().square().sum())
+    if factors is None or not small(factors.rank, factors.shape):
+        return _sum_of_squares(plain.delta())
     return _squared(*(half.flatten(1) for half in factors.halves()))
 
 
 def squared_gap(found: Update, wanted: Update, weight: Tensor | None = None) -> tuple[float, float]:
-    """(||found - wanted||², ||wanted||²), in double precision; neither is formed where both are products of factors.
+    """(||found - wanted||², ||wanted||²), in double precision; neither is formed where both have few factors.
 
     weight: what DoRA is added to.
     """
-    if isinstance(found, Factors) and isinstance(wanted, Factors):
+    plain = isinstance(found, Factors) and isinstance(wanted, Factors)
+    if plain and small(found.rank + wanted.rank, wanted.shape):
         pairs = [[half.flatten(1).double() for half in factors.halves()] for factors in (found, wanted)]
         down = torch.cat([down for down, _ in pairs])
         up = torch.cat([pairs[0][1], -pairs[1][1]], dim=1)
         return _squared(down, up), _squared(*pairs[1])
     target = wanted.delta(weight)
-    return float((found.delta(weight) - target).double().square().sum()), float(target.double().square().sum())
+    return _sum_of_squares(found.delta(weight) - target), _sum_of_squares(target)
+
+
+def _sum_of_squares(dense: Tensor) -> float:
+    """In double precision, a piece at a time: a copy of a large update would be twice its size."""
+    return sum(float(piece.double().square().sum()) for piece in dense.flatten().split(2**20))
 
 
 def _squared(down: Tensor, up: Tensor) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import AdapterFileError
-from .header import PICKLES, Header, read_header, shown_path, unreadable
+from .header import PICKLES, Header, read_header, shown, shown_path, unreadable
 from .settings import Settings, parse_settings, read_settings
 
 NETWORKS = ("unet", "text_encoder", "text_encoder_2")
@@ -34,6 +34,13 @@ def sources(path: Path) -> list[Source]:
     text_encoder_2), or pytorch_lora_weights.safetensors.
     """
     path = Path(path)
+    try:
+        return _sources(path)
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def _sources(path: Path) -> list[Source]:
     if not path.is_dir():
         return [_file(path)]
     if (path / BUNDLE).exists():
@@ -43,7 +50,7 @@ def sources(path: Path) -> list[Source]:
     found = [_file(path / network / MODEL, network) for network in NETWORKS if (path / network / MODEL).exists()]
     if not found:
         pickles = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in PICKLES]
-        why = f"{pickles[0]} can run code when it is opened" if pickles else "no adapter in it"
+        why = f"{shown(pickles[0])} can run code when it is opened" if pickles else "no adapter in it"
         raise AdapterFileError(
             f"{shown_path(path)}: {why}; expected {MODEL} with {CONFIG}, or {BUNDLE}; save it again as safetensors"
         )
@@ -57,13 +64,15 @@ def _file(file: Path, part: str = "") -> Source:
     except AdapterFileError as error:
         raise AdapterFileError(f"{shown_path(file)}: {error}") from None
     config = file.with_name(CONFIG)
-    if file.name == MODEL and config.is_file():
+    if file.name == MODEL and (config.exists() or config.is_symlink()):
         settings = {"": _config(config)}
     return Source(file, header, settings, part)
 
 
 def _config(file: Path) -> Settings:
     try:
+        if not file.is_file():
+            raise AdapterFileError("not a regular file; expected the settings of an adapter; save it again")
         if file.stat().st_size > MAX_CONFIG:
             raise AdapterFileError(f"{file.stat().st_size:,} bytes; expected at most 4 MB of settings; save it again")
         return parse_settings(file.read_text(encoding="utf-8"))

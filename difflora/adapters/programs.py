@@ -120,7 +120,7 @@ def in_words(ratios: Mapping[str, float]) -> str:
         return "1"
     low, high = min(ratios.values()), max(ratios.values())
     size = f"{low:.3g}" if abs(high - low) <= 1e-6 * abs(high) else f"{low:.3g} to {high:.3g}"
-    return f"{size} in {len(ratios)} modules"
+    return f"{size} in {len(ratios)} module{'s' * (len(ratios) != 1)}"
 
 
 def a1111(facts: Facts) -> Reasons:

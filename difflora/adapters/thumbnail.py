@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import warnings
 from io import BytesIO
 
 from PIL import Image
@@ -21,7 +22,8 @@ def clean_thumbnail(data: bytes) -> bytes:
     if not 0 < len(data) <= MAX_BYTES:
         return b""
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as picture:
+        # Pillow warns of large pictures, which are refused here anyway, and of odd ones.
+        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data), formats=FORMATS) as picture:
             if max(picture.size) > MAX_SIDE:
                 return b""
             copy = picture.convert("RGBA" if picture.has_transparency_data else "RGB")

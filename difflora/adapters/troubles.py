@@ -37,6 +37,8 @@ def header_troubles(found: Sequence[Source], base: Match) -> Iterator[Trouble]:
         return
     for source in found:
         yield from key_troubles(source, base)
+    if not all(source.header.tensors for source in found):
+        yield Trouble("there are no tensors in it", grave=True, mends=False)
     names = [split_key(key) for source in found for key in source.header.tensors]
     modules = {name.module for name in names if name.part}
     dialects = {dialect for source in found for dialect in base.found(source).dialects}
@@ -69,9 +71,10 @@ def key_troubles(source: Source, base: Match) -> Iterator[Trouble]:
             broken.append(f"{name} {wrong}")
     for texts, what in ((broken, "damaged"), (misfits, "of another size"), (placed.unknown, "without a place")):
         if texts:
-            yield Trouble(f"{len(texts)} modules {what}: {listed(texts)}", grave=True)
+            yield Trouble(f"{counted(texts, 'module')} {what}: {listed(texts)}", grave=True)
     if placed.foreign:
-        yield Trouble(f"{len(placed.foreign)} keys that are no part of a LoRA: {listed(placed.foreign)}", grave=True)
+        keys = counted(placed.foreign, "key")
+        yield Trouble(f"{keys} of no kind of LoRA that can be drawn: {listed(placed.foreign)}", grave=True)
 
 
 def word_troubles(metadata: Mapping[str, str], base: Match) -> Iterator[Trouble]:
@@ -87,6 +90,11 @@ def word_troubles(metadata: Mapping[str, str], base: Match) -> Iterator[Trouble]
         yield Trouble(f"it says modelspec.architecture {shown(spoken)!r}, its shapes are {base.family}: Forge hides it")
     if not spoken:
         yield Trouble("no modelspec.architecture: Forge lists an SD 1 file without it as Unknown")
+
+
+def counted(things: Sequence[object], noun: str) -> str:
+    """ "1 module", "2 modules"."""
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
 def listed(texts: Sequence[str]) -> str:

@@ -21,8 +21,8 @@ Shape = tuple[int, ...]
 
 
 def spread(product: Tensor, shape: Shape, scale: float = 1.0) -> Tensor:
-    """A flat (out, rest) product as an update of that shape."""
-    return (product * scale).reshape(shape)
+    """A flat (out, rest) product, changed in place, as an update of that shape."""
+    return product.mul_(scale).reshape(shape)
 
 
 def small(rank: int, shape: Shape) -> bool:
@@ -50,7 +50,7 @@ class Hadamard:
 
     def delta(self, weight: Tensor | None = None) -> Tensor:
         """The dense update."""
-        return spread(self._half(1) * self._half(2), self.shape, self.alpha / self.rank)
+        return spread(self._half(1).mul_(self._half(2)), self.shape, self.alpha / self.rank)
 
     def factors(self) -> Factors | None:
         """Every pair of inner channels is one of the product's."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..adapters.convert import MADE, convert, repair
 from ..adapters.files import Dialect, adapter_named, adapter_names, content_sha256
-from ..adapters.header import shown
+from ..adapters.header import shown, shown_path
 from ..adapters.places import sources
 from ..adapters.precision import DTYPES
 from ..config import check_name
@@ -53,9 +53,9 @@ def blend_again(file: Path, known: Mapping[str, str], loras: Path, out: Path, re
     styles = []
     for row in recipe_rows(file, known[BLEND], list):
         try:
-            style = Style(str(row["name"]), float(row["weight"]), sha256=str(row["sha256"]))
-        except (TypeError, KeyError, ValueError):
-            raise RequestError(f"{file}: its recipe is damaged; blend it anew") from None
+            style = Style(text(row["name"]), float(row["weight"]), sha256=text(row["sha256"]))
+        except (TypeError, KeyError, ValueError, OverflowError):
+            raise RequestError(f"{shown_path(file)}: its recipe is damaged; blend it anew") from None
         path = find_source(style.name, style.sha256, (file.parent, loras), report)
         styles.append(replace(style, path=str(path), sha256=content_sha256(path)))
     base = known.get("difflora.base") or "tiny"
@@ -65,18 +65,38 @@ def blend_again(file: Path, known: Mapping[str, str], loras: Path, out: Path, re
 def convert_again(file: Path, row: Mapping[str, object], loras: Path, out: Path, report: Report) -> Path:
     """The same conversion of the same source."""
     try:
-        parts = [(str(one["name"]), str(one["sha256"])) for one in row["sources"]]
-        name, to, dtype = str(row["name"]), str(row["to"]), DTYPES[str(row["precision"])]
-    except (TypeError, KeyError):
-        raise RequestError(f"{file}: its recipe is damaged; convert it anew") from None
-    if len(parts) > 1:
-        raise RequestError(f"{file} was made of the folder {shown(name)}: expected one file; convert the folder anew")
-    source = find_source(name, parts[0][1], (file.parent, loras), report)
+        digests = [text(one["sha256"]) for one in row["sources"]]
+        name, to, dtype = text(row["name"]), row["to"], DTYPES[row["precision"]]
+        rank, max_error = number_or_none(row.get("rank"), int), number_or_none(row.get("max_error"), float)
+        digest = digests[0]
+    except (TypeError, KeyError, IndexError, OverflowError):
+        raise RequestError(f"{shown_path(file)}: its recipe is damaged; convert it anew") from None
+    if len(digests) > 1:
+        raise RequestError(
+            f"{shown_path(file)} was made of the folder {shown(name)}: expected one file; convert the folder anew"
+        )
+    source = find_source(name, digest, (file.parent, loras), report)
     if to == "repaired":
         return repair(source, out).path
     dialect: Dialect = to if to in ("kohya", "diffusers", "peft") else "kohya"
     place = out.with_suffix("") if dialect == "peft" else out
-    return convert(source, dialect, place, dtype=dtype, rank=row.get("rank"), max_error=row.get("max_error")).path
+    return convert(source, dialect, place, dtype=dtype, rank=rank, max_error=max_error).path
+
+
+def text(value: object) -> str:
+    """Text of a recipe; TypeError for anything else."""
+    if isinstance(value, str):
+        return value
+    raise TypeError("no text")
+
+
+def number_or_none(value: object, kind: type[int] | type[float]) -> float | int | None:
+    """A number of a recipe, where there is one; TypeError for anything else."""
+    if value is None or type(value) is kind:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    raise TypeError("no number")
 
 
 def find_source(name: str, digest: str, folders: Sequence[Path], report: Report) -> Path:
@@ -93,19 +113,21 @@ def find_source(name: str, digest: str, folders: Sequence[Path], report: Report)
         return path
     there = sorted({name for folder in folders for name in adapter_names(folder)})
     raise RequestError(
-        f"the source {shown(name)!r} (sha256 {shown(digest)[:12]}) is not in {' or '.join(str(f) for f in folders)}: "
-        f"expected it among {', '.join(there[:8]) or 'no styles'}; say where it is with --loras"
+        f"the source {shown(name)!r} (sha256 {shown(digest)[:12]}) is not in {' or '.join(map(shown_path, folders))}: "
+        f"expected it among {', '.join(map(shown, there[:8])) or 'no styles'}; say where it is with --loras"
     )
 
 
-def recipe_rows(file: Path, text: str, kind: type) -> Sequence | Mapping:
+def recipe_rows(file: Path, line: str, kind: type) -> Sequence | Mapping:
     """JSON of the header; RequestError unless it is of that kind."""
     try:
-        rows = json.loads(text)
+        rows = json.loads(line)
     except (ValueError, RecursionError):
         rows = None
     if not isinstance(rows, kind):
-        raise RequestError(f"{file}: its recipe is damaged; expected what difflora wrote there; make it anew")
+        raise RequestError(
+            f"{shown_path(file)}: its recipe is damaged; expected what difflora wrote there; make it anew"
+        )
     return rows
 
 

@@ -6,9 +6,11 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from glob import escape
 from pathlib import Path
 
 from ..adapters.files import content_sha256, read_header
+from ..adapters.header import shown, shown_path
 from ..config import TrainConfig, check_name
 from ..errors import RequestError
 from ..events import Note, Report, ignore
@@ -45,19 +47,21 @@ def read_recipe(file: Path, *, images: Path | None, name: str | None, out: Path,
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key in kinds}
     values |= {key: plan[key] for key in PLANNED if plan.get(key) is not None}
     fingerprint = known.get("difflora.data", "")
-    folder = images or find_images(str(config.get("images", "")), file.stem, runs, fingerprint)
+    said = config.get("images", "")
+    said = said if isinstance(said, str) else ""
+    folder = images or find_images(said, file.stem, runs, fingerprint)
     if folder is None:
         raise RequestError(
-            f"{file} was learnt from a folder called {config.get('images', '')!r}, which is not here: "
+            f"{shown_path(file)} was learnt from a folder called {shown(said)!r}, which is not here: "
             "say where it is with --images"
         )
     own = check_name(name or f"{file.stem}-again")
-    segments = json.loads(known.get("difflora.segments", "[]"))
     try:
+        segments = json.loads(known.get("difflora.segments", "[]"))
         made = TrainConfig(**values | {"images": folder, "name": own, "out": out, "runs": runs})
         return Recipe(made, fingerprint, known.get(BASE, ""), tuple((int(at), int(total)) for at, total in segments))
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"{file}: its training cannot be read ({error}); train it anew") from None
+    except (TypeError, ValueError, OverflowError, RecursionError, RequestError) as error:
+        raise RequestError(f"{shown_path(file)}: its training cannot be read ({shown(error)}); train it anew") from None
 
 
 def rows_of(file: Path, known: Mapping[str, str], key: str) -> dict:
@@ -67,13 +71,15 @@ def rows_of(file: Path, known: Mapping[str, str], key: str) -> dict:
     except (KeyError, ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise RequestError(f"{file} does not say how it was trained: expected a style file that difflora trained")
+        raise RequestError(
+            f"{shown_path(file)} does not say how it was trained: expected a style file that difflora trained"
+        )
     return values
 
 
 def find_images(name: str, style: str, runs: Path, fingerprint: str) -> Path | None:
     """The folder of the run that used the same pictures, else one of that name here."""
-    for run in (runs / style, *sorted(runs.glob(f"{style}-*"))):
+    for run in (runs / style, *sorted(runs.glob(f"{escape(style)}-*"))):
         try:
             key = json.loads((run / "key.json").read_text(encoding="utf-8"))
             config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
@@ -82,7 +88,10 @@ def find_images(name: str, style: str, runs: Path, fingerprint: str) -> Path | N
         folder = Path(str(config.get("images", "")))
         if key.get("data") == fingerprint and folder.is_dir():
             return folder
-    return Path(name) if name and Path(name).is_dir() else None
+    try:
+        return Path(name) if name and Path(name).is_dir() else None
+    except OSError:
+        return None
 
 
 def prepare_again(recipe: Recipe, report: Report = ignore) -> Training:
