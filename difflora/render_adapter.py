@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from .adapters.header import shown_path
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -58,7 +60,7 @@ def show_rest(console: Console, found: Inspection, modules: bool) -> None:
         mark = ("refused: " if trouble.grave else "") + trouble.text
         console.print(Text(f"• {mark}", style="red" if trouble.grave else ""))
     if any(trouble.mends for trouble in found.troubles):
-        console.print(Text(f"a sound copy: difflora inspect {found.path} --repair"))
+        console.print(Text(f"a sound copy: difflora inspect {shown_path(found.path)} --repair"))
 
 
 def show_converted(console: Console, made: Converted) -> None:

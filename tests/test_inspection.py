@@ -108,7 +108,7 @@ SPOILT = {
     ),
     "half a pair": (lambda t: {k: v for k, v in t.items() if k != f"{TEXT}.lora_up.weight"}, "lacks lora_up"),
     "no such module": (lambda t: t | pair("lora_unet_nowhere", 4, 4), "lora_unet_nowhere is not in the base"),
-    "another size": (lambda t: t | pair(f"{NAMES['sd1']}k", 640, 600), "is (600→640), in sd1 (640→640)"),
+    "another size": (lambda t: t | pair(f"{NAMES['sd1']}k", 640, 600), "is (600→640) in the file, (640→640)"),
     "a learnt bias": (lambda t: t | {f"{TEXT}.diff_b": torch.ones(768)}, "a learnt bias"),
     "a textual inversion": (lambda t: t | {"bundle_emb.x.clip_l": torch.ones(1, 768)}, "a textual inversion"),
 }

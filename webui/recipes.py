@@ -25,7 +25,7 @@ TRAINED = {
 
 def how_made(recipe: Mapping[str, object], metadata: Mapping[str, str]) -> list[dict]:
     """What was done, the last first: {"what": converted, repaired, blended, merged or trained, and its facts}."""
-    return [*made(recipe.get("made")), *blended(recipe), *trained(recipe, metadata)]
+    return [*made(recipe.get("converted")), *blended(recipe), *trained(recipe, metadata)]
 
 
 def made(row: object) -> Iterator[dict]:

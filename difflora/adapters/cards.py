@@ -136,7 +136,7 @@ def _described(plain: Card, header: Header, sidecar: Mapping[str, object]) -> Ca
     return replace(
         plain,
         trigger=shown(trigger) if isinstance(trigger, str) else "",
-        weight=_weight(said),
+        weight=preferred(said),
         family=shown(known.get("difflora.family") or known.get("ss_base_model_version") or ""),
         base=shown(known.get("difflora.base", ""), 1000),
         rank=ranks_in_words({form.rank for form in modules if form.rank}),
@@ -159,7 +159,7 @@ def _sidecar(path: Path, at: tuple[int, int, int] | None) -> Mapping[str, object
     return found if isinstance(found, dict) else {}
 
 
-def _weight(said: object) -> float:
+def preferred(said: object) -> float:
     """A preferred weight as it was written; 1 for none, and for what is no weight."""
     try:
         weight = float(said)  # type: ignore[arg-type]

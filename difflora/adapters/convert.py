@@ -14,21 +14,25 @@ from ..config import demand
 from ..errors import AdapterFileError, OutputError, RequestError
 from ..version import __version__
 from .adapter import Adapter
+from .cards import card
 from .disk import content_sha256, refused
 from .families import Match, match
 from .files import Dialect, load_adapter, read_tensors, save_adapter
 from .header import shown_path
+from .library import SUFFIX, style_name
 from .lowrank import Plain, Weights, made_plain
 from .measure import mend
-from .metadata import now
+from .metadata import TRIGGER, WEIGHT, now
 from .networks import FAMILIES
 from .norms import squared_gap
 from .places import Source, sources
 from .precision import DTYPES
-from .sidecar import write_sidecar
+from .sidecar import sidecars, write_sidecar
 from .updates import Decomposed
 
 MADE = "difflora.made"
+HALF_ERROR = 0.002
+"""Errors below this are not kept by factors in half precision."""
 # What was true of the numbers as they were stored before.
 STALE = ("sshs_", "modelspec.hash_sha256", "lora_adapter_metadata", "ss_network_", "ss_v2", "format")
 
@@ -66,14 +70,16 @@ def convert(
     max_error: float | None = None,
     base: Match | None = None,
     weights: Weights | None = None,
+    made_on: Mapping[str, str] | None = None,
     sidecar: bool = False,
     overwrite: bool = False,
 ) -> Converted:
     """Write an adapter in another dialect and read it back to measure what that cost.
 
     out: beside the source with the dialect after its name unless given; dtype: as the source's unless given; rank,
-    max_error: make plain LoRA of what is not, see `made_plain`; base: the family that fits best unless given. Raises
-    AdapterFileError for a source that `load_adapter` refuses, RequestError, OutputError.
+    max_error: make plain LoRA of what is not, see `made_plain`; base: the family that fits best unless given; made_on:
+    rows for the recipe that say which base gave the weights. Raises AdapterFileError for a source that `load_adapter`
+    refuses, RequestError, OutputError.
     """
     demand(rank is None or 0 < rank <= 4096, f"--rank {rank}", "a whole number from 1 to 4096")
     demand(max_error is None or 0 <= max_error < 1, f"--max-error {max_error}", "a number from 0 to 1, such as 0.01")
@@ -81,15 +87,18 @@ def convert(
     source = Path(source)
     found = sources(source)
     base = base or known(source, found)
-    target = free(out or beside(source, dialect, dialect), overwrite)
+    target = checked_name(out or beside(source, dialect, dialect), dialect, overwrite, sidecar)
     wanted = load_adapter(source, base.shapes)
     plain = Plain(wanted, 0.0, ("", 0.0))
     if rank is not None or max_error is not None:
+        kinds = {update.kind for update in wanted.layers.values()} - {"LoRA", "LoCon"}
+        demand(bool(kinds), f"--rank or --max-error for {shown_path(source)}", "none of them: it is plain LoRA already")
         plain = made_plain(wanted, rank=rank, max_error=max_error, weights=weights)
-    asked = {"to": dialect, "precision": precision_of(dtype, found), "rank": rank, "max_error": max_error}
-    metadata = _write(plain.adapter, target, dialect, found[0], recipe(source, found, asked), base.family)
+    precision = "fp32" if dtype is None and (max_error or 1) < HALF_ERROR else precision_of(dtype, found)
+    asked = {"to": dialect, "precision": precision, "rank": rank, "max_error": max_error} | dict(made_on or {})
+    _write(plain.adapter, target, dialect, found[0], recipe(source, asked), base.family)
     if sidecar:
-        write_sidecar(target, metadata, base.family)
+        write_sidecar(target, sources(target)[0].header.metadata, base.family)
     back = load_adapter(target, base.shapes)
     return Converted(target, dialect, len(back), difference(back, wanted, weights), plain.error, plain.worst)
 
@@ -106,42 +115,45 @@ def repair(source: Path, out: Path | None = None, *, base: Match | None = None, 
     mended = mend(found, [read_tensors(one.file) for one in found], base)
     if not mended.adapter.layers:
         raise AdapterFileError(f"{shown_path(source)}: nothing in it can be read: {'; '.join(mended.lost[:3])}")
-    target = free(out or beside(source, "repaired", "kohya"), overwrite)
+    target = checked_name(out or beside(source, "repaired", "kohya"), "kohya", overwrite)
     asked = {"to": "repaired", "precision": precision_of(None, found), "rank": None, "max_error": None}
-    _write(mended.adapter, target, "kohya", found[0], recipe(source, found, asked), base.family)
+    _write(mended.adapter, target, "kohya", found[0], recipe(source, asked), base.family)
     back = load_adapter(target, base.shapes)
     return Converted(target, "kohya", len(back), difference(back, mended.adapter), 0.0, ("", 0.0), mended.lost)
 
 
 def _write(
     adapter: Adapter, target: Path, dialect: Dialect, source: Source, made: Mapping[str, object], family: str
-) -> dict[str, str]:
-    """Write an adapter with its source's words and how it was made; the metadata."""
+) -> None:
+    """Write an adapter with its source's words and how it was made."""
+    name = style_name(target)
     metadata = kept_rows(source) | {
-        "ss_output_name": target.stem, "modelspec.title": target.stem, "modelspec.date": now(),
-        MADE: json.dumps(made), "difflora.version": __version__,
+        "ss_output_name": name, "modelspec.title": name, "modelspec.date": now(), MADE: json.dumps(made),
+        "difflora.version": __version__,
     }  # fmt: skip
     adapter = replace(adapter, info=replace(adapter.info, family=family))
     save_adapter(target, adapter, metadata, DTYPES[str(made["precision"])], dialect)
-    return metadata
 
 
-def free(target: Path, overwrite: bool) -> Path:
-    """The name, if it is free or may be written over; raises OutputError."""
-    try:
-        there = target.exists()
-    except OSError as error:
-        raise refused(target, error) from None
-    if there and not overwrite:
-        raise OutputError(f"{shown_path(target)} is there already; expected a free name; choose another, or --force")
+def checked_name(target: Path, dialect: Dialect, overwrite: bool, sidecar: bool = False) -> Path:
+    """The name, if it suits the format and is free, with what goes beside it; RequestError, OutputError otherwise."""
+    suits = (target.suffix == SUFFIX) is (dialect != "peft")
+    expected = "a folder's name, without .safetensors" if dialect == "peft" else "a name ending in .safetensors"
+    demand(suits, f"--out {shown_path(target)}", expected)
+    for place in (target, *(sidecars(target) if sidecar else ())):
+        try:
+            there = place.exists()
+        except OSError as error:
+            raise refused(place, error) from None
+        if there and not overwrite:
+            raise OutputError(f"{shown_path(place)} is there already; expected a free name; choose another, or --force")
     return target
 
 
-def recipe(source: Path, found: list[Source], asked: Mapping[str, object]) -> dict[str, object]:
+def recipe(source: Path, asked: Mapping[str, object]) -> dict[str, object]:
     """How the file is made, for `again`."""
-    files = [{"name": one.file.stem, "sha256": content_sha256(one.file)} for one in found]
-    name = source.stem if source.is_file() else source.name
-    return {"verb": "convert", "name": name, "sources": files, **asked, "version": __version__}
+    one = {"name": style_name(source), "sha256": content_sha256(source)}
+    return {"verb": "convert", "sources": [one], **asked, "version": __version__}
 
 
 def known(source: Path, found: list[Source]) -> Match:
@@ -155,22 +167,31 @@ def known(source: Path, found: list[Source]) -> Match:
 
 
 def kept_rows(source: Source) -> dict[str, str]:
-    """The source's words, without what was true of its numbers only."""
-    return {key: value for key, value in source.header.metadata.items() if not key.startswith(STALE)}
+    """The source's words, also those that A1111 keeps beside it, without what was true of its numbers only."""
+    kept = {key: value for key, value in source.header.metadata.items() if not key.startswith(STALE)}
+    about = card(source.file)
+    if about.trigger and TRIGGER not in kept:
+        kept |= {TRIGGER: about.trigger}
+    if about.weight != 1 and WEIGHT not in kept:
+        kept |= {WEIGHT: f"{about.weight:g}"}
+    return kept
 
 
 def precision_of(dtype: torch.dtype | None, found: list[Source]) -> str:
-    """The precision to write in: as asked, else half precision where all factors are in one."""
+    """The precision to write in: as asked, else the one that most of the numbers are in."""
     if dtype is not None:
         return next(name for name, known in DTYPES.items() if known == dtype)
-    kinds = {kind for one in found for key, (kind, shape) in one.header.tensors.items() if math.prod(shape) > 1}
-    return {frozenset({"F16"}): "fp16", frozenset({"BF16"}): "bf16"}.get(frozenset(kinds), "fp32")
+    counts = dict.fromkeys(("F32", "F16", "BF16"), 0)
+    for one in found:
+        for kind, shape in one.header.tensors.values():
+            counts[kind] = counts.get(kind, 0) + math.prod(shape)
+    return {"F16": "fp16", "BF16": "bf16"}.get(max(counts, key=lambda kind: counts[kind]), "fp32")
 
 
 def beside(source: Path, word: str, dialect: str) -> Path:
     """The name of a copy beside the source."""
-    name = f"{source.stem if source.is_file() else source.name}-{word}"
-    return source.with_name(name if dialect == "peft" else f"{name}.safetensors")
+    name = f"{style_name(source)}-{word}"
+    return source.with_name(name if dialect == "peft" else f"{name}{SUFFIX}")
 
 
 def difference(found: Adapter, wanted: Adapter, weights: Weights | None = None) -> float:

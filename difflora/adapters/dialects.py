@@ -24,7 +24,7 @@ from .names import (
     UP,
     Shapes,
     all_names,
-    diffusers_name,
+    module_of,
 )
 from .networks import modules
 from .settings import Settings, settings_rows
@@ -62,17 +62,28 @@ def alpha_of(
     if ALPHA in parts:
         # LyCORIS ignores the alpha of a LoKr without a rank, and so does whoever reads its files.
         return float(parts[ALPHA].item()) if form.rank else 1.0
-    network, _, rest = path.partition(".")
-    told = settings.get(network) or settings.get("")
-    if told is None or module_name(keys).startswith(("lora_", "lycoris_")):
+    told = told_of(path, keys, settings)
+    if told is None:
         return float(unit)
-    module = diffusers_name(path).partition(".")[2] if network.startswith("text") else rest
-    if not form.kind.endswith("LoKr") and form.rank and told.rank_of(module) != form.rank:
+    if wrong := disagreement(path, keys, form, settings):
         # PEFT refuses such a file too: which of the two the scale was made for is for nobody to guess.
-        raise AdapterFileError(
-            f"{shown(path)} has rank {form.rank}, its settings say {told.rank_of(module)}; expected one; save it again"
-        )
-    return told.scale(module, form.rank) * unit
+        raise AdapterFileError(f"{shown(path)} {wrong}; expected one; save it again")
+    return told.scale(module_of(path), form.rank) * unit
+
+
+def told_of(path: str, keys: Mapping[str, str], settings: Mapping[str, Settings]) -> Settings | None:
+    """The settings that scale a module: those of its network, for names that are not kohya's or LyCORIS'."""
+    told = settings.get(path.partition(".")[0]) or settings.get("")
+    return None if module_name(keys).startswith(("lora_", "lycoris_")) else told
+
+
+def disagreement(path: str, keys: Mapping[str, str], form: Form, settings: Mapping[str, Settings]) -> str:
+    """How a module's rank differs from the one that its settings say, or nothing."""
+    told = told_of(path, keys, settings)
+    if told is None or ALPHA in keys or form.kind.endswith("LoKr") or not form.rank:
+        return ""
+    said = told.rank_of(module_of(path))
+    return "" if said == form.rank else f"has rank {form.rank}, its settings say {said}"
 
 
 def update_of(parts: Mapping[str, Tensor], form: Form, shape: tuple[int, ...], alpha: float) -> Update:

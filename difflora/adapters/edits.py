@@ -27,7 +27,17 @@ from .names import Shapes
 from .packing import pack
 from .thumbnail import clean_thumbnail
 
-__all__ = ["content_sha256", "edit", "install", "mend_style", "put_style", "rename", "replace_style", "trash"]
+__all__ = [
+    "content_sha256",
+    "edit",
+    "good_name",
+    "install",
+    "mend_style",
+    "put_style",
+    "rename",
+    "replace_style",
+    "trash",
+]
 
 # A file that is rewritten while another thread renames it or throws it away would come back under its old name.
 CHANGING = threading.RLock()
@@ -161,7 +171,7 @@ def install(source: Path, folder: Path, shapes: Shapes, family: str, name: str |
     OutputError for a folder that cannot be written; nothing is left behind then.
     """
     source, folder = Path(source), Path(folder)
-    stem = check_name(name) if name else _good_name(source.stem)
+    stem = check_name(name) if name else good_name(source.stem)
     read_header(source)
     writable_folder(folder)
     temp = folder / f".{secrets.token_hex(8)}{SUFFIX}"
@@ -225,7 +235,7 @@ def _take_along(old: Path, new: Path) -> None:
             beside.rename(target)
 
 
-def _good_name(stem: str) -> str:
+def good_name(stem: str) -> str:
     """A file's name without what a style's name may not hold."""
     kept = "".join(c if c.isalnum() or c in "._- " else "-" for c in stem).lstrip(".").strip()[:70]
     return check_name(kept.encode()[:160].decode(errors="ignore").strip() or "style")

@@ -11,6 +11,8 @@ from .networks import FAMILIES, modules
 from .places import Source
 
 KNOWN = "difflora.family"
+VERSIONS = {"tiny": "difflora_tiny", "sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_"}
+"""How ss_base_model_version begins."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,16 @@ NOTHING = Match("", {})
 
 
 def match(found: Sequence[Source]) -> Match:
-    """The family in which most modules of the files have their place; `NOTHING` when they have none in any."""
+    """The family in which most modules of the files have their place; `NOTHING` when they have none in any.
+
+    Of several that fit alike (self-attention is the same in SD 1 and 2) the one that the header names.
+    """
     scores = {family: score(found, Match(family, modules(family))) for family in FAMILIES}
-    best = max(scores, key=lambda family: scores[family])
+    said = found[0].header.metadata
+    own = (said.get(KNOWN, ""), said.get("ss_base_model_version", ""))
+    best = max(
+        scores, key=lambda family: (scores[family], own[0] == family or own[1].startswith(f"{VERSIONS[family]}"))
+    )
     return Match(best, modules(best)) if scores[best] > 0 else NOTHING
 
 

@@ -23,7 +23,7 @@ from .disk import content_sha256, sha256, writable_folder, write_atomic, write_f
 from .fitting import check_fit
 from .forms import MOST_RANK
 from .header import Header, parse_header, read_header, shown, shown_path, unreadable
-from .library import adapter_named, adapter_names, find_adapter
+from .library import adapter_named, adapter_names, find_adapter, style_name
 from .metadata import complete, style_metadata
 from .names import Shapes, diffusers_name
 from .packing import pack
@@ -67,6 +67,10 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """The numbers of a file whose header was checked; raises AdapterFileError, with the path."""
     try:
         return safetensors.torch.load(file.read_bytes())
+    except MemoryError:
+        raise AdapterFileError(
+            f"{shown_path(file)}: {file.stat().st_size:,} bytes; expected what the memory holds; take another file"
+        ) from None
     except (OSError, SafetensorError) as error:
         raise unreadable(file, error) from None
 
@@ -75,7 +79,7 @@ def info_of(path: Path, header: Header, family: str = "") -> Info:
     """What a header says of the adapter at a path, as text that may be shown."""
     known = header.metadata
     return Info(
-        name=shown(known.get("ss_output_name") or path.stem),
+        name=shown(known.get("ss_output_name") or style_name(path)),
         family=shown(known.get("difflora.family") or family),
         base=shown(known.get("difflora.base", ""), 1000),
         trigger=shown(known.get("modelspec.trigger_phrase", "")),
@@ -104,7 +108,7 @@ def save_adapter(
             raise AdapterFileError("the adapter has no layers; expected at least one; train or blend one first")
         fold = dialect != "kohya" or mixed_alphas(adapter.layers)
         layers = {name: stored(update, dtype, fold) for name, update in adapter.layers.items()}
-        rows = complete(metadata, replace(adapter, layers=layers), path.stem)
+        rows = complete(metadata, replace(adapter, layers=layers), style_name(path))
         if dialect == "peft":
             return write_folder(path, _folder(layers, rows))
         if path.suffix != ".safetensors":

@@ -38,16 +38,10 @@ def sort_keys(found: Shapes, shapes: Shapes, part: str = "") -> Reading:
     """
     placed = resolve(found, shapes, part)
     made = forms(placed.modules, found)
-    broken, misfits = [], []
-    for path, form in made.items():
-        keys = placed.modules[path]
-        name = shown(module_name(keys))
-        if form.trouble:
-            broken.append(f"{name} {form.trouble}")
-        elif not fits(form, shapes[path]):
-            misfits.append(f"{name} is {arrow(form.shape)} in the file, {arrow(shapes[path])} in the base")
-        elif wrong := magnitude_fits({p: found[key] for p, key in keys.items()}, shapes[path]):
-            broken.append(f"{name} {wrong}")
+    wrong = [
+        fault for path, form in made.items() if (fault := fault_of(placed.modules[path], form, found, shapes[path]))
+    ]
+    broken, misfits = ([f"{f.name} {f.text}" for f in wrong if f.misfit is misfit] for misfit in (False, True))
     refuse(
         (placed.foreign, "such keys cannot be drawn rightly, so the file is not read; take a version without them"),
         (placed.unknown, "use the base it was made for"),
@@ -56,6 +50,28 @@ def sort_keys(found: Shapes, shapes: Shapes, part: str = "") -> Reading:
         ([] if found else ["no tensors in the file; expected a LoRA"], "choose another file"),
     )
     return Reading(placed, made)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one module."""
+
+    name: str
+    """In the file."""
+    text: str
+    misfit: bool = False
+    """Whether it is only of another size than the base's."""
+
+
+def fault_of(keys: Mapping[str, str], form: Form, found: Shapes, shape: tuple[int, ...]) -> Fault | None:
+    """What is wrong with a module for a weight of that shape; keys: by part."""
+    name = shown(module_name(keys))
+    if form.trouble:
+        return Fault(name, form.trouble)
+    if not fits(form, shape):
+        return Fault(name, f"is {arrow(form.shape)} in the file, {arrow(shape)} in the base", misfit=True)
+    wrong = magnitude_fits({part: found[key] for part, key in keys.items()}, shape)
+    return Fault(name, wrong) if wrong else None
 
 
 def module_name(keys: Mapping[str, str]) -> str:

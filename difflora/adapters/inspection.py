@@ -12,13 +12,14 @@ from .cards import card
 from .families import Match, match
 from .forms import forms_by_name
 from .header import shown
+from .library import style_name
 from .names import ALPHA, COLUMNS, kind_of_foreign, split_key
 from .places import Source, sources
 from .programs import Facts, Verdict, verdicts
 from .troubles import Trouble, header_troubles
 
 RECIPES = {
-    "difflora.made": "made",
+    "difflora.made": "converted",
     "difflora.blend": "blend",
     "difflora.config": "training",
     "difflora.plan": "plan",
@@ -115,7 +116,8 @@ def inspect_header(path: Path, base: Match | None = None) -> Inspection:
     dtypes = Counter(dtype for source in found for dtype, _ in source.header.tensors.values())
     words = {"trigger": about.trigger, "weight": f"{about.weight:g}", "base": about.base, "made": about.made}
     inspection = Inspection(
-        path=path, name=about.name, dialects=dialects_of(found, base), family=base.family, modules=modules,
+        path=path, name=about.name if path.is_file() else shown(style_name(path)),
+        dialects=dialects_of(found, base), family=base.family, modules=modules,
         dtypes=dict(dtypes), size=sum(source.file.stat().st_size for source in found),
         words=words | {"pictures": about.pictures}, recipe=recipe_of(found[0].header.metadata),
         troubles=tuple(header_troubles(found, base)),
@@ -150,10 +152,17 @@ def recipe_of(metadata: Mapping[str, str]) -> dict[str, object]:
         if key not in metadata:
             continue
         try:
-            recipe[name] = json.loads(metadata[key]) if key.startswith("difflora.") else shown(metadata[key], 2000)
+            value = json.loads(metadata[key]) if key.startswith("difflora.") else None
         except (ValueError, RecursionError):
-            recipe[name] = shown(metadata[key], 2000)
+            value = None
+        recipe[name] = shown(metadata[key], 2000) if value is None or not shallow(value) else value
     return recipe
+
+
+def shallow(value: object, most: int = 32) -> bool:
+    """Whether JSON is nested no deeper than that, so that it can be written again wherever it is shown."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return most > 0 and all(shallow(part, most - 1) for part in inner)
 
 
 def facts_of(inspection: Inspection, found: Sequence[Source]) -> Facts:

@@ -11,6 +11,11 @@ from .header import shown, shown_path
 SUFFIX = ".safetensors"
 
 
+def style_name(path: Path) -> str:
+    """The name of a style by its file or folder."""
+    return path.stem if path.suffix == SUFFIX else path.name
+
+
 def adapter_names(folder: Path) -> list[str]:
     """Names of the styles in a folder, sorted; none if there is no such folder, and none that is not text."""
     try:

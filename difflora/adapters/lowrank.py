@@ -78,14 +78,14 @@ def nearest(delta: Tensor, rank: int | None, max_error: float | None = None) -> 
     rank: their inner size, no more than the update's sides; or the least for which the relative error stays within
     max_error.
     """
-    flat = delta.flatten(1)
+    flat = delta.flatten(1).double()
     most = min(flat.shape)
     if rank is not None:
         return _cut(*_decomposed(flat, min(rank, most)), min(rank, most), delta.shape)
     total, wanted = float(flat.square().sum()), 16
     while True:
         up, sizes, down = _decomposed(flat, min(wanted, most))
-        left = total - sizes.double().square().cumsum(0)
+        left = total - sizes.square().cumsum(0)
         enough = (left.clamp_min(0) <= (max_error or 0.0) ** 2 * total).nonzero()
         if len(enough) or wanted >= most:
             return _cut(up, sizes, down, int(enough[0]) + 1 if len(enough) else most, delta.shape)
@@ -106,7 +106,7 @@ def _decomposed(flat: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _cut(up: Tensor, sizes: Tensor, down: Tensor, rank: int, shape: tuple[int, ...]) -> Factors:
     root = sizes[:rank].sqrt()
-    return plain_factors(root[:, None] * down[:rank], up[:, :rank] * root, tuple(shape))
+    return plain_factors((root[:, None] * down[:rank]).float(), (up[:, :rank] * root).float(), tuple(shape))
 
 
 def weights_of(parts: Mapping[str, torch.nn.Module]) -> Weights:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .adapter import Adapter
-from .dialects import read_layers
+from .dialects import disagreement, read_layers
 from .disk import content_sha256
 from .families import Match
 from .files import info_of, read_tensors
-from .forms import fits, forms, magnitude_fits
+from .fitting import fault_of
+from .forms import form_of
 from .header import shown
 from .inspection import Inspection, facts_of
 from .names import ALPHA
 from .norms import by_block, squared_norm
 from .places import Source, sources
 from .programs import verdicts
-from .troubles import Trouble, counted, listed
+from .troubles import Trouble, counted, trouble
 from .updates import Decomposed
 
 DENORMAL = 0.01
@@ -55,7 +56,7 @@ def inspect_numbers(inspection: Inspection, base: Match) -> Inspection:
         modules=modules,
         sha256=content_sha256(inspection.path),
         norms=by_block({path: square for path, (_, square) in rows.items()}),
-        troubles=(*inspection.troubles, *number_troubles(found, tensors, rows)),
+        troubles=(*inspection.troubles, *number_troubles(found, tensors, rows, base)),
     )
     return replace(whole, programs=tuple(verdicts(facts_of(whole, found))))
 
@@ -65,7 +66,7 @@ def mend(found: Sequence[Source], tensors: Sequence[Mapping[str, Tensor]], base:
     layers, lost = {}, []
     for source, numbers in zip(found, tensors, strict=True):
         placed = base.found(source)
-        wrong = {path: wrong_with(path, keys, numbers, base) for path, keys in placed.modules.items()}
+        wrong = {path: wrong_with(path, keys, numbers, source, base) for path, keys in placed.modules.items()}
         lost += [*placed.foreign, *placed.unknown, *(f"{shown(path)} {why}" for path, why in wrong.items() if why)]
         kept = {key: numbers[key] for path, keys in placed.modules.items() if not wrong[path] for key in keys.values()}
         layers |= read_layers(kept, base.shapes, source.settings, source.part) if kept else {}
@@ -74,44 +75,49 @@ def mend(found: Sequence[Source], tensors: Sequence[Mapping[str, Tensor]], base:
     return Mended(Adapter(ordered, replace(info, family=base.family)), tuple(lost))
 
 
-def wrong_with(path: str, keys: Mapping[str, str], tensors: Mapping[str, Tensor], base: Match) -> str:
+def wrong_with(path: str, keys: Mapping[str, str], tensors: Mapping[str, Tensor], source: Source, base: Match) -> str:
     """Why a module cannot be read, or nothing."""
     shapes = {key: tuple(tensors[key].shape) for key in keys.values()}
-    form = forms({path: keys}, shapes)[path]
-    if form.trouble:
-        return form.trouble
-    if not fits(form, base.shapes[path]):
-        return "is of another size"
-    if wrong := magnitude_fits({part: shapes[key] for part, key in keys.items()}, base.shapes[path]):
+    form = form_of({part: shapes[key] for part, key in keys.items()})
+    fault = fault_of(keys, form, shapes, base.shapes[path])
+    if fault is not None:
+        return fault.text
+    if wrong := disagreement(path, keys, form, source.settings):
         return wrong
     return "" if all(torch.isfinite(tensors[key]).all() for key in keys.values()) else "is not finite"
 
 
 def number_troubles(
-    found: Sequence[Source], tensors: Sequence[Mapping[str, Tensor]], rows: Mapping[str, tuple[float | None, float]]
-) -> list[Trouble]:
+    found: Sequence[Source],
+    tensors: Sequence[Mapping[str, Tensor]],
+    rows: Mapping[str, tuple[float | None, float]],
+    base: Match,
+) -> Iterator[Trouble]:
     """What shows in the numbers alone."""
-    troubles = []
     whole = {key: value for numbers in tensors for key, value in numbers.items()}
-    broken = [shown(key) for key, value in whole.items() if not torch.isfinite(value).all()]
-    if broken:
-        troubles.append(Trouble(f"{counted(broken, 'tensor')} not finite: {listed(broken)}", grave=True))
-    silent = [path for path, (_, norm) in rows.items() if norm == 0]
-    if silent:
-        troubles.append(
-            Trouble(f"{counted(silent, 'module')} of zeros, which change nothing: {listed(silent)}", mends=False)
-        )
-    faint = [shown(key) for key, value in whole.items() if value.dtype == torch.float16 and faintness(value) > DENORMAL]
-    if faint:
-        what = f"{counted(faint, 'tensor')} with bits lost to denormals in float16"
-        troubles.append(Trouble(f"{what}: {listed(faint)}", mends=False))
-    whole_numbers = [key for key, value in whole.items() if key.endswith(f".{ALPHA}") and not value.is_floating_point()]
-    if whole_numbers:
-        troubles.append(Trouble(f"{counted(whole_numbers, 'alpha')} stored as integers"))
+    if unlike := [text for source in found for text in disagreements(source, base)]:
+        yield trouble(unlike, "module", "unlike its settings", grave=True)
+    if broken := [shown(key) for key, value in whole.items() if not torch.isfinite(value).all()]:
+        yield trouble(broken, "tensor", "not finite", grave=True)
+    if silent := [path for path, (_, norm) in rows.items() if norm == 0]:
+        yield trouble(silent, "module", "of zeros, which change nothing", mends=False)
+    halves = {key: value for key, value in whole.items() if value.dtype == torch.float16}
+    if faint := [shown(key) for key, value in halves.items() if faintness(value) > DENORMAL]:
+        yield trouble(faint, "tensor", "with bits lost to denormals in float16", mends=False)
+    if integers := [key for key, value in whole.items() if not value.is_floating_point()]:
+        yield Trouble(f"{counted(integers, 'alpha')} stored as integers")
     said = found[0].header.metadata.get("sshs_model_hash", "")
     if said and len(found) == 1 and said != content_sha256(found[0].file):
-        troubles.append(Trouble("sshs_model_hash is not that of its numbers: A1111 and Forge show it in pictures"))
-    return troubles
+        yield Trouble("sshs_model_hash is not that of its numbers: A1111 and Forge show it in pictures")
+
+
+def disagreements(source: Source, base: Match) -> Iterator[str]:
+    """Modules whose rank is not the one that the settings beside them say."""
+    shapes = source.header.shapes()
+    for path, keys in base.found(source).modules.items():
+        form = form_of({part: shapes[key] for part, key in keys.items()})
+        if not form.trouble and (text := disagreement(path, keys, form, source.settings)):
+            yield f"{shown(path)} {text}"
 
 
 def faintness(value: Tensor) -> float:

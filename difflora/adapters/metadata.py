@@ -9,6 +9,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,26 @@ from .settings import HEADER_KEY
 if TYPE_CHECKING:
     from .adapter import Adapter, Info
 
-# ss_base_model_version (sd-scripts), architecture (ModelSpec), native side in pixels.
+
+@dataclass(frozen=True)
+class Spoken:
+    """How other programs name a family."""
+
+    version: str
+    """The beginning of ss_base_model_version (sd-scripts)."""
+    architecture: str
+    """The beginning of modelspec.architecture."""
+    usual: str
+    """The rest of the architecture where nothing says another."""
+    side: int
+    """Native, in pixels."""
+
+
 FAMILIES = {
-    "tiny": ("difflora_tiny", "difflora-tiny", 64),
-    "sd1": ("sd_v1", "stable-diffusion-v1", 512),
-    "sd2": ("sd_v2", "stable-diffusion-v2-768-v", 768),
-    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", 1024),
+    "tiny": Spoken("difflora_tiny", "difflora-tiny", "", 64),
+    "sd1": Spoken("sd_v1", "stable-diffusion-v1", "", 512),
+    "sd2": Spoken("sd_v2", "stable-diffusion-v2", "-768-v", 768),
+    "sdxl": Spoken("sdxl_base_v1-0", "stable-diffusion-xl-v1", "-base", 1024),
 }
 GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
 MAX_TAGS = 1000
@@ -86,20 +101,22 @@ def complete(metadata: Mapping[str, str], adapter: Adapter, name: str) -> dict[s
     (A1111) or modelspec.architecture (Forge); sizes of factors are read from ss_network_dim and ss_network_alpha.
     """
     info = adapter.info
-    family = metadata.get("difflora.family") or info.family
+    family = info.family or metadata.get("difflora.family", "")
     title = metadata.get("ss_output_name") or name
     missing = {
         "ss_output_name": title, "modelspec.title": title, "modelspec.sai_model_spec": "1.0.1",
         "modelspec.implementation": GENERATIVE_MODELS if family == "sdxl" else "diffusers",
-        "difflora.version": __version__, "difflora.base": info.base, "difflora.family": family,
+        "difflora.version": __version__, "difflora.base": info.base,
     }  # fmt: skip
     facts = network_rows(adapter)
     if family:
-        version, architecture, side = FAMILIES.get(family, (family, family, 0))
-        facts |= {"ss_v2": str(family == "sd2"), "modelspec.architecture": f"{architecture}/lora"}
-        if not metadata.get("ss_base_model_version", "").startswith(version):
-            facts["ss_base_model_version"] = version
-        missing |= {"modelspec.resolution": f"{side}x{side}"} if side else {}
+        spoken = FAMILIES.get(family, Spoken(family, family, "", 0))
+        facts |= {"ss_v2": str(family == "sd2"), "difflora.family": family}
+        if not metadata.get("ss_base_model_version", "").startswith(spoken.version):
+            facts["ss_base_model_version"] = spoken.version
+        if not metadata.get("modelspec.architecture", "").startswith(spoken.architecture):
+            facts["modelspec.architecture"] = f"{spoken.architecture}{spoken.usual}/lora"
+        missing |= {"modelspec.resolution": f"{spoken.side}x{spoken.side}"} if spoken.side else {}
     if TRIGGER in metadata or info.trigger:
         missing |= trigger_rows(metadata.get(TRIGGER, info.trigger))
     kept = {key: value for key, value in metadata.items() if key != HEADER_KEY}

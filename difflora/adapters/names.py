@@ -217,6 +217,11 @@ def diffusers_name(path: str) -> str:
     return f"{network}.{model}{inner}"
 
 
+def module_of(path: str) -> str:
+    """A module's path within its network as PEFT's settings name it."""
+    return diffusers_name(path).partition(".")[2]
+
+
 def kind_of_foreign(key: str) -> str:
     """What a key that cannot be read is, by its name."""
     if key.startswith("bundle_emb"):

@@ -40,6 +40,12 @@ def sources(path: Path) -> list[Source]:
         raise unreadable(path, error) from None
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter as PEFT or diffusers writes it."""
+    places = (folder / BUNDLE, folder / MODEL, *(folder / network / MODEL for network in NETWORKS))
+    return any(place.is_file() for place in places)
+
+
 def _sources(path: Path) -> list[Source]:
     if not path.is_dir():
         return [_file(path)]

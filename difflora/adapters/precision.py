@@ -36,6 +36,9 @@ def stored(update: Update, dtype: torch.dtype, fold: bool = False) -> Update:
 
 def stored_factors(factors: Factors, dtype: torch.dtype, fold: bool = False) -> Factors:
     """Plain factors in the dtype that keeps them; in float32 they stay as they are unless the scale goes into them."""
+    if {factors.down.dtype, factors.up.dtype} == {dtype} and not (fold and factors.scale != 1):
+        # Rounded once already: they stay as they are, and so does the hash by which recipes know them.
+        return replace(factors, down=plain(factors.down).to(dtype), up=plain(factors.up).to(dtype))
     exact = replace(factors, down=plain(factors.down), up=plain(factors.up))
     if fold and exact.scale != 1:
         exact = Factors(exact.down, exact.up * exact.scale, float(exact.rank))

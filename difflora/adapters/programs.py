@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from .names import ALPHA, COLUMNS, MID, ROWS
+from .names import ALPHA, COLUMNS, MID, ROWS, module_of
 from .settings import Settings
 
 PROGRAMS = ("A1111", "Forge", "ComfyUI", "InvokeAI", "diffusers")
@@ -45,6 +45,10 @@ class Facts:
     settings: Mapping[str, Settings]
     folder: bool
 
+    def measured(self) -> bool:
+        """Whether some alpha was read."""
+        return any(alpha is not None for alpha, _ in self.alphas.values())
+
     def named(self, *dialects: str) -> bool:
         """Whether some names are of one of these dialects."""
         return bool(set(dialects) & set(self.dialects))
@@ -67,14 +71,19 @@ class Verdict:
 
 
 def verdicts(facts: Facts) -> Iterator[Verdict]:
-    """Each program's, in a fixed order."""
+    """Each program's, in a fixed order; none where the family is not known: they may know more."""
+    if not facts.family:
+        return
     for program in PROGRAMS:
         loads, reasons = "yes", []
         for worse, why in REASONS[program](facts):
             loads = max(loads, worse, key=("yes", "partly", "unsure", "no").index)
             reasons.append(why)
-        ratios = {} if loads == "no" else strengths(program, facts)
-        yield Verdict(program, loads, "" if loads == "no" else in_words(ratios), "; ".join(dict.fromkeys(reasons)))
+        unread = program == "diffusers" and facts.named(*KOHYA) and ALPHA in facts.parts and not facts.measured()
+        if unread and loads != "no":
+            reasons.append("the strength hangs on alphas, which are not read")
+        strength = "" if loads == "no" or unread else in_words(strengths(program, facts))
+        yield Verdict(program, loads, strength, "; ".join(dict.fromkeys(reasons)))
 
 
 def strengths(program: str, facts: Facts) -> dict[str, float]:
@@ -86,9 +95,8 @@ def strengths(program: str, facts: Facts) -> dict[str, float]:
     # They know no lora_adapter_metadata: a file without alphas is drawn at scale 1.
     found = {}
     for path, (alpha, rank) in facts.alphas.items():
-        network, _, rest = path.partition(".")
-        told = facts.settings.get(network) or facts.settings.get("")
-        scale = told.scale(rest, rank) if told and rank else 1.0
+        told = facts.settings.get(path.partition(".")[0]) or facts.settings.get("")
+        scale = told.scale(module_of(path), rank) if told and rank else 1.0
         if abs(scale - 1) > 1e-6 and scale and not (facts.named(*KOHYA) and alpha):
             found[path] = 1 / scale
     return found
@@ -143,7 +151,10 @@ def a1111(facts: Facts) -> Reasons:
 def forge(facts: Facts) -> Reasons:
     """Forge."""
     yield from any_page(facts)
-    yield from comfy_like(facts, "no", "it leaves out attention in PEFT names, and refuses a file with 13 such keys")
+    attention = sum(name.endswith(ATTENTION) for name in facts.names)
+    # It counts keys, two a module, and gives up at 13 that it does not know.
+    loads, why = ("no", "; it refuses files with many such keys") if attention > 6 else ("partly", "")
+    yield from comfy_like(facts, loads, f"it leaves out the UNet's attention in PEFT names{why}")
     if facts.family == "sd1" and "modelspec.architecture" not in facts.metadata:
         yield "yes", "listed under Unknown: no modelspec.architecture"
 

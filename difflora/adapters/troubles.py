@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from .families import Match
-from .forms import arrow, fits, forms, magnitude_fits
+from .families import KNOWN, Match
+from .fitting import fault_of
+from .forms import forms
 from .header import shown
 from .metadata import FAMILIES
 from .names import ALPHA, split_key
@@ -24,6 +25,8 @@ class Trouble:
     """Whether the file is refused because of it."""
     mends: bool = True
     """Whether a repaired copy is without it; what cannot be read is left out of that copy."""
+    items: tuple[str, ...] = ()
+    """All that it is about, of which the text shows the first few."""
 
     def row(self) -> dict[str, object]:
         """As JSON-ready values."""
@@ -33,7 +36,7 @@ class Trouble:
 def header_troubles(found: Sequence[Source], base: Match) -> Iterator[Trouble]:
     """What shows in the headers, the gravest first."""
     if not base.shapes:
-        yield Trouble("no family that is known here has modules of these names and sizes: give --base", False, False)
+        yield Trouble("no family that is known here has modules of these names and sizes: give --base", True, False)
         return
     for source in found:
         yield from key_troubles(source, base)
@@ -60,36 +63,37 @@ def header_troubles(found: Sequence[Source], base: Match) -> Iterator[Trouble]:
 def key_troubles(source: Source, base: Match) -> Iterator[Trouble]:
     """Keys without a place, modules that are damaged or of another size."""
     shapes, placed = source.header.shapes(), base.found(source)
-    broken, misfits = [], []
-    for path, form in forms(placed.modules, shapes).items():
-        name = shown(split_key(next(iter(placed.modules[path].values()))).module)
-        if form.trouble:
-            broken.append(f"{name} {form.trouble}")
-        elif not fits(form, base.shapes[path]):
-            misfits.append(f"{name} is {arrow(form.shape)}, in {base.family or 'the base'} {arrow(base.shapes[path])}")
-        elif wrong := magnitude_fits({p: shapes[key] for p, key in placed.modules[path].items()}, base.shapes[path]):
-            broken.append(f"{name} {wrong}")
-    for texts, what in ((broken, "damaged"), (misfits, "of another size"), (placed.unknown, "without a place")):
-        if texts:
-            yield Trouble(f"{counted(texts, 'module')} {what}: {listed(texts)}", grave=True)
+    made = forms(placed.modules, shapes)
+    wrong = [f for path, keys in placed.modules.items() if (f := fault_of(keys, made[path], shapes, base.shapes[path]))]
+    for misfit, what in ((False, "damaged"), (True, "of another size")):
+        if texts := [f"{fault.name} {fault.text}" for fault in wrong if fault.misfit is misfit]:
+            yield trouble(texts, "module", what, grave=True)
+    if placed.unknown:
+        yield trouble(placed.unknown, "module", "without a place", grave=True)
     if placed.foreign:
-        keys = counted(placed.foreign, "key")
-        yield Trouble(f"{keys} of no kind of LoRA that can be drawn: {listed(placed.foreign)}", grave=True)
+        yield trouble(placed.foreign, "key", "of no kind of LoRA that can be drawn", grave=True)
 
 
 def word_troubles(metadata: Mapping[str, str], base: Match) -> Iterator[Trouble]:
     """What the header says of the family, against what the shapes say."""
     if base.family not in FAMILIES:
         return
-    version, architecture, _ = FAMILIES[base.family]
     said = metadata.get("ss_base_model_version", "")
-    if said and not said.startswith(version):
+    if said and not said.startswith(FAMILIES[base.family].version):
         yield Trouble(f"it says ss_base_model_version {shown(said)!r}, its shapes are {base.family}: A1111 hides it")
     spoken = metadata.get("modelspec.architecture", "")
-    if spoken and not spoken.startswith(architecture.partition("-768")[0].removesuffix("-base")):
+    if spoken and not spoken.startswith(FAMILIES[base.family].architecture):
         yield Trouble(f"it says modelspec.architecture {shown(spoken)!r}, its shapes are {base.family}: Forge hides it")
-    if not spoken:
-        yield Trouble("no modelspec.architecture: Forge lists an SD 1 file without it as Unknown")
+    own = metadata.get(KNOWN, "")
+    if own and own != base.family:
+        yield Trouble(f"it says {KNOWN} {shown(own)!r}, its shapes are {base.family}: it is refused there", grave=True)
+    if not spoken and base.family == "sd1":
+        yield Trouble("no modelspec.architecture: Forge lists it as Unknown")
+
+
+def trouble(items: Sequence[str], noun: str, what: str, grave: bool = False, mends: bool = True) -> Trouble:
+    """A trouble with several things, the first few of them shown."""
+    return Trouble(f"{counted(items, noun)} {what}: {listed(items)}", grave, mends, tuple(items))
 
 
 def counted(things: Sequence[object], noun: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from ..errors import RequestError
 from .flags import Json, Positional, Switch, arg, plain_flags
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Inspect:
             return screen.table(asdict(read_recipe(self.file)))
         from ..adapters.inspection import inspect_header
 
+        if self.out is not None and not self.repair:
+            raise RequestError(f"--out {self.out} without --repair: expected both; add --repair")
         base = match_of(self.base)
         found = inspect_header(self.file, base)
         if not self.header:
@@ -95,14 +98,17 @@ class Convert:
         from ..adapters.families import Match
         from ..adapters.lowrank import weights_of
         from ..adapters.precision import DTYPES
+        from ..models.family import base_sha256
 
         screen = render.screen(self.json)
         with screen:
             model = open_base(self.base)
+            named = {"base": self.base, "base_sha256": base_sha256(self.base)} if self.base else None
             made = convert(
                 self.file, self.to, self.out, dtype=DTYPES.get(self.precision or ""), rank=self.rank,
                 max_error=self.max_error, base=Match(model.family, model.shapes()) if model else None,
-                weights=weights_of(model.parts) if model else None, sidecar=self.sidecar, overwrite=self.force,
+                weights=weights_of(model.parts) if model else None, made_on=named, sidecar=self.sidecar,
+                overwrite=self.force,
             )  # fmt: skip
         screen.converted(made)
 

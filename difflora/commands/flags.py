@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field, make_dataclass
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 from tyro import cli
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
@@ -19,8 +19,9 @@ def plain_flags(config: type) -> type:
     """The same dataclass, its help saying `--rank INT` and not `{None}|INT` where None means that difflora decides."""
     open_fields = []
     for name, hint in get_type_hints(config, include_extras=True).items():
-        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
-        if type(None) in get_args(hint):
+        inner, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        kinds = [kind for kind in get_args(inner) if kind is not type(None)]
+        if type(None) in get_args(inner) and not any(getattr(mark, "metavar", None) for mark in marks):
             choices = "|".join(map(str, get_args(kinds[0])))
             shown = arg(metavar=choices or kinds[0].__name__.upper(), help_behavior_hint="")
             open_fields.append((name, Annotated[hint, shown], field(default=None)))

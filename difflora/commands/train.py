@@ -60,6 +60,9 @@ class Again:
     loras: Annotated[Path, arg(help="Folder where the sources of a blend are looked for, beside that of the file.")] = (
         Path("loras")
     )
+    base: Annotated[str | None, arg(help="Model to blend or convert on; the one that the file names unless given.")] = (
+        None
+    )
     json: Json = False
 
     def run(self) -> None:
@@ -71,7 +74,8 @@ class Again:
         screen = render.screen(self.json)
         if is_made(self.file):
             with screen:
-                screen.report(Saved(make_again(self.file, self.loras, self.out, self.name, screen.report)))
+                made = make_again(self.file, self.loras, self.out, self.name, screen.report, self.base)
+                screen.report(Saved(made))
         else:
             self.train(screen)
 

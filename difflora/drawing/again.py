@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import get_args
 
 from ..adapters.convert import MADE, convert, repair
-from ..adapters.files import Dialect, adapter_named, adapter_names, content_sha256
+from ..adapters.edits import good_name
+from ..adapters.families import Match
+from ..adapters.files import Dialect, adapter_named, adapter_names, content_sha256, writable_folder
 from ..adapters.header import shown, shown_path
-from ..adapters.places import sources
+from ..adapters.library import style_name
+from ..adapters.lowrank import weights_of
+from ..adapters.places import is_adapter, sources
 from ..adapters.precision import DTYPES
-from ..config import check_name
+from ..config import check_name, demand
 from ..errors import AdapterFileError, RequestError
 from ..events import Note, Report, ignore
-from ..models.family import open_model
+from ..models.family import EMBEDDED, open_model
 from .export import export
 from .recipe import Style
 from .request import numbered
-from .styles import renamed_to
+from .styles import is_same
 
 BLEND = "difflora.blend"
+DIALECTS = get_args(Dialect)
+Find = Callable[[str, str], Path]
 
 
 def is_made(file: Path) -> bool:
@@ -30,25 +40,29 @@ def is_made(file: Path) -> bool:
     return BLEND in known or MADE in known
 
 
-def make_again(file: Path, loras: Path, out: Path, name: str | None = None, report: Report = ignore) -> Path:
+def make_again(
+    file: Path, loras: Path, out: Path, name: str | None = None, report: Report = ignore, base: str | None = None
+) -> Path:
     """Blend or convert once more what a file was made of, under a free name, and say whether the numbers are the same.
 
     Sources are looked for by their sha256, then by their name, beside the file and in `loras`; one that has changed
-    since is used, and said. Raises RequestError for a recipe that cannot be read or a source that is not there.
+    since is used, and said. base: the model to make it on, the one that the recipe names unless given. Raises
+    RequestError for a recipe that cannot be read, a source that is not there, or a base that only the recipe names and
+    that is not on this machine.
     """
     known = sources(file)[0].header.metadata
-    own = check_name(name or f"{file.stem}-again")
-    target = numbered(out / f"{own}.safetensors")
-    out.mkdir(parents=True, exist_ok=True)
+    own = check_name(name) if name else good_name(f"{style_name(file)}-again")
+    writable_folder(out)
+    find = partial(find_source, file, (file.parent, loras), report)
     if MADE in known:
-        made = convert_again(file, recipe_rows(file, known[MADE], dict), loras, target, report)
+        made = convert_again(file, recipe_rows(file, known[MADE], dict), find, out / own, base)
     else:
-        made = blend_again(file, known, loras, target, report)
+        made = blend_again(file, known, find, numbered(out / f"{own}.safetensors"), base)
     report(Note(compared(file, made)))
     return made
 
 
-def blend_again(file: Path, known: Mapping[str, str], loras: Path, out: Path, report: Report) -> Path:
+def blend_again(file: Path, known: Mapping[str, str], find: Find, out: Path, base: str | None) -> Path:
     """The blend of the same styles at the same weights."""
     styles = []
     for row in recipe_rows(file, known[BLEND], list):
@@ -56,31 +70,41 @@ def blend_again(file: Path, known: Mapping[str, str], loras: Path, out: Path, re
             style = Style(text(row["name"]), float(row["weight"]), sha256=text(row["sha256"]))
         except (TypeError, KeyError, ValueError, OverflowError):
             raise RequestError(f"{shown_path(file)}: its recipe is damaged; blend it anew") from None
-        path = find_source(style.name, style.sha256, (file.parent, loras), report)
+        path = find(style.name, style.sha256)
         styles.append(replace(style, path=str(path), sha256=content_sha256(path)))
-    base = known.get("difflora.base") or "tiny"
-    return export(styles, out, open_model(base), base=base)
+    own = base or here(known.get("difflora.base") or "tiny")
+    return export(styles, out, open_model(own), base=own)
 
 
-def convert_again(file: Path, row: Mapping[str, object], loras: Path, out: Path, report: Report) -> Path:
+def convert_again(file: Path, row: Mapping[str, object], find: Find, out: Path, base: str | None) -> Path:
     """The same conversion of the same source."""
     try:
-        digests = [text(one["sha256"]) for one in row["sources"]]
-        name, to, dtype = text(row["name"]), row["to"], DTYPES[row["precision"]]
+        [one] = row["sources"]
+        name, digest, to, dtype = text(one["name"]), text(one["sha256"]), text(row["to"]), DTYPES[row["precision"]]
         rank, max_error = number_or_none(row.get("rank"), int), number_or_none(row.get("max_error"), float)
-        digest = digests[0]
-    except (TypeError, KeyError, IndexError, OverflowError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise RequestError(f"{shown_path(file)}: its recipe is damaged; convert it anew") from None
-    if len(digests) > 1:
-        raise RequestError(
-            f"{shown_path(file)} was made of the folder {shown(name)}: expected one file; convert the folder anew"
-        )
-    source = find_source(name, digest, (file.parent, loras), report)
+    demand(to in (*DIALECTS, "repaired"), f"{shown_path(file)}: made --to {shown(to)}", ", ".join(DIALECTS))
+    asked = base or (here(text(row["base"])) if isinstance(row.get("base"), str) else None)
+    model = open_model(asked) if asked else None
+    match = Match(model.family, model.shapes()) if model else None
+    source = find(name, digest)
+    names = (out.with_name(out.name if n == 1 else f"{out.name}-{n}") for n in count(1))
+    file_name = out.with_name(f"{out.name}.safetensors")
+    target = next(place for place in names if not place.exists()) if to == "peft" else numbered(file_name)
     if to == "repaired":
-        return repair(source, out).path
-    dialect: Dialect = to if to in ("kohya", "diffusers", "peft") else "kohya"
-    place = out.with_suffix("") if dialect == "peft" else out
-    return convert(source, dialect, place, dtype=dtype, rank=rank, max_error=max_error).path
+        return repair(source, target, base=match).path
+    return convert(
+        source, to, target, dtype=dtype, rank=rank, max_error=max_error, base=match,
+        weights=weights_of(model.parts) if model else None, made_on={"base": asked} if asked else None,
+    ).path  # fmt: skip
+
+
+def here(base: str) -> str:
+    """A base that a file names, if it is on this machine; RequestError else: a stranger's file downloads nothing."""
+    there = base in EMBEDDED or Path(base).is_dir()
+    demand(there, f"the base {shown(base)!r} that the file names is not here", "--base; name it yourself")
+    return base
 
 
 def text(value: object) -> str:
@@ -99,23 +123,36 @@ def number_or_none(value: object, kind: type[int] | type[float]) -> float | int 
     raise TypeError("no number")
 
 
-def find_source(name: str, digest: str, folders: Sequence[Path], report: Report) -> Path:
-    """The file that holds these numbers, whatever it is called now; else the one of that name, which is said."""
-    for folder in folders:
-        if (path := renamed_to(digest, folder)) is not None:
+def find_source(file: Path, folders: Sequence[Path], report: Report, name: str, digest: str) -> Path:
+    """The style that holds these numbers, whatever it is called now; else the one of that name, which is said.
+
+    The file that is made again is none.
+    """
+    there = [path for folder in folders for path in styles_in(folder) if path.resolve() != file.resolve()]
+    for path in there:
+        if is_same(path, digest):
             return path
-    for folder in folders:
-        try:
-            path = adapter_named(name, folder)
-        except AdapterFileError:
-            continue
-        report(Note(f"{path} has changed since: sha256 of its numbers {content_sha256(path)[:12]}, was {digest[:12]}"))
-        return path
-    there = sorted({name for folder in folders for name in adapter_names(folder)})
+    for path in there:
+        if style_name(path) == name:
+            now = content_sha256(path)
+            report(Note(f"{path} has changed since: sha256 of its numbers {now[:12]}, was {shown(digest)[:12]}"))
+            return path
+    names = ", ".join(sorted({shown(style_name(path)) for path in there})[:8])
     raise RequestError(
         f"the source {shown(name)!r} (sha256 {shown(digest)[:12]}) is not in {' or '.join(map(shown_path, folders))}: "
-        f"expected it among {', '.join(map(shown, there[:8])) or 'no styles'}; say where it is with --loras"
+        f"expected it among {names or 'no styles'}; say where it is with --loras"
     )
+
+
+def styles_in(folder: Path) -> list[Path]:
+    """The style files of a folder that do not lead out of it, and its folders as PEFT writes them."""
+    found = []
+    for name in adapter_names(folder):
+        with suppress(AdapterFileError):
+            found.append(adapter_named(name, folder))
+    with suppress(OSError):
+        found += sorted(path for path in folder.iterdir() if path.is_dir() and is_adapter(path))
+    return found
 
 
 def recipe_rows(file: Path, line: str, kind: type) -> Sequence | Mapping:
@@ -133,7 +170,6 @@ def recipe_rows(file: Path, line: str, kind: type) -> Sequence | Mapping:
 
 def compared(original: Path, made: Path) -> str:
     """Whether the numbers of both are the same, in words."""
-    old, new = ([content_sha256(source.file) for source in sources(path)] for path in (original, made))
-    if old == new:
+    if content_sha256(original) == content_sha256(made):
         return f"{made} holds the same numbers as {original}, to the last bit"
     return f"{made} differs from {original}: a source has changed, or another version of difflora made it"

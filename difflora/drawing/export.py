@@ -18,7 +18,7 @@ from ..adapters.blend import blend
 from ..adapters.disk import take_name
 from ..adapters.files import content_sha256, load_adapter, read_header, save_adapter, writable_folder
 from ..adapters.forms import forms_by_name
-from ..adapters.metadata import THUMBNAIL, TRIGGER, WEIGHT, data_url, ranks_in_words
+from ..adapters.metadata import THUMBNAIL, TRIGGER, WEIGHT, data_url, now, ranks_in_words
 from ..adapters.names import candidates
 from ..adapters.thumbnail import clean_thumbnail
 from ..errors import OutputError, RequestError
@@ -105,12 +105,20 @@ def blend_metadata(styles: Sequence[Style], summed: Adapter, thumbnail: bytes) -
     name = summed.info.name
     sources = [{"name": s.name, "weight": s.weight, "sha256": s.sha256} for s in styles]
     rows = {
-        "ss_output_name": name, "modelspec.title": name, TRIGGER: summed.info.trigger,
+        "ss_output_name": name, "modelspec.title": name, "modelspec.date": now(),
+        "modelspec.usage_hint": blend_hint(summed.info.trigger),
         "modelspec.merged_from": ", ".join(s.name for s in styles), "difflora.version": __version__,
         "difflora.family": summed.info.family, "difflora.base": summed.info.base, WEIGHT: "1",
         "difflora.blend": json.dumps(sources),
     }  # fmt: skip
+    rows |= {TRIGGER: summed.info.trigger} if summed.info.trigger else {}
     return rows | ({THUMBNAIL: data_url(thumbnail)} if thumbnail else {})
+
+
+def blend_hint(trigger: str) -> str:
+    """How a blend is used, in a sentence."""
+    hint = f"Begin the prompt with: {trigger}. " if trigger else ""
+    return f"{hint}Weight 1 is the blend as it was mixed; less is milder."
 
 
 def same_picture(

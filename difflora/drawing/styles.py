@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..adapters.adapter import Adapter
 from ..adapters.files import adapter_named, adapter_names, content_sha256, find_adapter, load_adapter, sha256
+from ..adapters.library import style_name
 from ..config import parse_lora
 from ..errors import AdapterFileError, RequestError
 from ..models.family import BaseModel
@@ -18,7 +19,7 @@ def find_style(text: str, folder: Path) -> Style:
     """NAME[:WEIGHT] -> a style with its file and the sha256 of its numbers."""
     name, weight = parse_lora(text)
     path = find_adapter(name, folder)
-    return Style(path.stem, weight, str(path), content_sha256(path))
+    return Style(style_name(path), weight, str(path), content_sha256(path))
 
 
 def found_again(style: Style, folder: Path) -> Style:

@@ -38,7 +38,8 @@ class Gated:
         self.module = module
         self.updates = updates
         plain = [(i, factors) for i, update in updates if (factors := update.factors()) is not None]
-        halves = [f.halves() for _, f in plain]
+        # Lopsided factors overflow in float16 though their product does not.
+        halves = [(f.balanced() if weight.dtype == torch.float16 else f).halves() for _, f in plain]
         self.down = torch.cat([down for down, _ in halves]).to(weight) if plain else None
         self.up = torch.cat([up for _, up in halves], dim=1).to(weight) if plain else None
         # What is no product of smaller factors acts as one dense update, DoRA as it is on this weight.
