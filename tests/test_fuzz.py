@@ -31,8 +31,7 @@ from difflora.training.again import read_recipe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "bench"))
 import fuzz
-import mutate
-from mutate import NETWORKS, joined, row
+from mutate import KINDS, NETWORKS, joined, row, special
 
 TOY = Match("toy", NETWORKS["toy"])
 PATH = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -41,7 +40,6 @@ DOWN, UP = row(f"{NAME}.lora_down.weight", (2, 32), Random(0)), row(f"{NAME}.lor
 
 
 def written(path: Path, rows: list, metadata: dict[str, str] | None = None) -> Path:
-    path.parent.mkdir(exist_ok=True)
     path.write_bytes(joined(metadata or {}, rows))
     return path
 
@@ -52,7 +50,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fuzz.Bench]:
         yield made
 
 
-@pytest.mark.parametrize("kind", mutate.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_spoilt_file_ends_in_a_sentence_or_a_style(bench: fuzz.Bench, kind: str) -> None:
     tally = fuzz.Tally()
     for number in range({"tensors": 30, "words": 15, "monster": 6, "sound": 4}.get(kind, 8)):
@@ -99,9 +97,8 @@ def test_a_factor_of_three_axes_is_damage_and_no_crash(tmp_path: Path, shapes: d
     assert inspect_numbers(inspect_header(path, TOY), TOY).troubles[0].grave
 
 
-@pytest.mark.parametrize("shape", [(0, 2**47, 2**47, 2**47), (2**40, 0, 2**40)])
-def test_an_empty_tensor_of_endless_axes_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    path = written(tmp_path / "a.safetensors", [(f"{NAME}.hada_t1", "F16", shape, b"")])
+def test_an_empty_tensor_of_endless_axes_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.safetensors", [(f"{NAME}.hada_t1", "F16", (2**47, 0, 2**47, 2**47), b"")])
     with pytest.raises(AdapterFileError, match="no proper shape"):
         inspect_header(path, TOY)
 
@@ -140,7 +137,7 @@ def test_settings_that_cannot_be_read_are_not_skipped(tmp_path: Path, target: st
     key = "base_model.model." + PATH.removeprefix("unet.")
     rows = [(f"{key}.lora_A.weight", *DOWN[1:]), (f"{key}.lora_B.weight", *UP[1:])]
     written(tmp_path / "adapter_model.safetensors", rows)
-    mutate.special(tmp_path / "adapter_config.json", target)
+    special(tmp_path / "adapter_config.json", target)
     with pytest.raises(AdapterFileError, match="not a regular file"):
         load_adapter(tmp_path, TOY.shapes)
 
@@ -159,18 +156,15 @@ def test_a_recipe_of_other_types_is_damaged(tmp_path: Path, words: dict[str, str
 
 
 @pytest.mark.parametrize("config", [{}, {"rank": 10**300}, {"images": "y" * 5000}, {"images": []}])
-@pytest.mark.parametrize("segments", ["x", "[[1e999, 2]]"])
-def test_a_training_that_cannot_be_read_is_one_line(tmp_path: Path, config: dict, segments: str) -> None:
-    words = {"difflora.config": json.dumps({"images": str(tmp_path)} | config), "difflora.segments": segments}
+def test_a_training_that_cannot_be_read_is_one_line(tmp_path: Path, config: dict) -> None:
+    words = {"difflora.config": json.dumps({"images": str(tmp_path)} | config), "difflora.segments": "[[1e999, 2]]"}
     path = written(tmp_path / "**.safetensors", [DOWN, UP], words)
-    with pytest.raises(DiffloraError) as caught:
+    with pytest.raises(DiffloraError, match="^.{,999}$"):
         read_recipe(path, images=None, name="b", out=tmp_path, runs=tmp_path)
-    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
 
 
 def test_finite_factors_of_an_endless_product_are_told_and_not_decomposed(tmp_path: Path) -> None:
-    huge = struct.pack("<f", 3e38)
-    shapes = {"a": (32, 2), "b": (2, 32)}
+    shapes, huge = {"a": (32, 2), "b": (2, 32)}, struct.pack("<f", 3e38)
     rows = [(f"{NAME}.hada_w{n}_{side}", "F32", shapes[side], huge * 64) for n in (1, 2) for side in shapes]
     path = written(tmp_path / "a.safetensors", rows)
     fuzz.on_screen(lambda screen: screen.inspected(inspect_numbers(inspect_header(path, TOY), TOY), True))
@@ -179,7 +173,6 @@ def test_finite_factors_of_an_endless_product_are_told_and_not_decomposed(tmp_pa
 
 
 def test_any_recipe_is_shown_to_people_and_to_scripts(tmp_path: Path) -> None:
-    # Just below what json reads, it cannot write.
     for value in ('"\\ud800"', *("[" * deep + "]" * deep for deep in range(800, 1000, 2))):
         path = written(tmp_path / "\udcff.safetensors", [DOWN, UP], {"difflora.made": f'{{"a": {value}}}'})
         fuzz.on_screen(lambda screen, path=path: screen.inspected(inspect_header(path, TOY), True))
@@ -196,11 +189,9 @@ def test_a_picture_that_claims_to_be_huge_is_left_out_without_a_word(tmp_path: P
     assert not heard
 
 
-@pytest.mark.skipif(not fuzz.PEAK.exists(), reason="the system does not tell its peak")
 def test_measuring_a_giant_rank_costs_no_more_memory_than_its_file_suggests(tmp_path: Path) -> None:
     shapes = {f"{NAME}.lora_down.weight": (4096, 32), f"{NAME}.lora_up.weight": (32, 4096)}
-    rows = [row(key, shape, Random(0)) for key, shape in shapes.items()]
-    path = written(tmp_path / "a.safetensors", rows)
+    path = written(tmp_path / "a.safetensors", [row(key, shape, Random(0)) for key, shape in shapes.items()])
     repair(written(tmp_path / "small.safetensors", [DOWN, UP]), base=TOY)
     before = fuzz.reset_memory()
     found = inspect_numbers(inspect_header(repair(path, base=TOY).path, TOY), TOY)

@@ -244,7 +244,7 @@ def things(bench: Bench, path: Path, style: Style, rng: Random) -> Iterator[tupl
             "sidecar": rng.random() < 0.5,
             # Decomposing the widest layers there are takes minutes by right.
             **(
-                rng.choice(({}, {"rank": rng.choice((1, 2, 4096))}, {"max_error": rng.choice((0.0, 0.01, 0.5))}))
+                rng.choice(({}, {}, {"rank": rng.choice((1, 2, 4096))}, {"max_error": rng.choice((0.0, 0.01, 0.5))}))
                 if own
                 else {}
             ),
@@ -315,9 +315,10 @@ def measured(
     ends: dict[str, object],
 ) -> bool:
     """Do one thing; whether it came to an end without a refusal."""
-    # Files of thousands of tensors may take their time, and updates as large as the widest layers of SDXL some memory.
+    # Thousands of tensors take their time, decomposing even small layers does, and the widest layers of SDXL take both.
     wide = 4 if style.dialect == "monster products" else 1
-    seconds, memory_limit = LIMIT * max(wide, style.size / 2**19), MOST_MEMORY * wide
+    seconds = LIMIT * max(wide, style.size / 2**19, 4 if what.startswith("convert") else 1)
+    memory_limit = MOST_MEMORY * wide
     heard, memory, start = bench.heard.tell(), reset_memory(), time.process_time()
     done = False
     try:
