@@ -77,6 +77,8 @@ def convert_style(desk: Desk, user: str, name: str, to: str, precision: str, pla
     path = desk.file(name)
     base = desk.doctor.base(path)
     here = base is desk.doctor.opened
+    # What is plain LoRA already stays as it is, whatever was asked.
+    plain = plain and not set(desk.doctor.header(path).kinds()) <= {"LoRA", "LoCon"}
     # The base's own weights, which DoRA needs, are not those of the base while it draws.
     turn = Turns(desk.config.runs / ".turns")() if plain and here else nullcontext()
     with desk.doctor.reading, desk.pending.folder() as folder, turn:
