@@ -6,6 +6,7 @@ folder keeps them in events.jsonl.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,6 +119,15 @@ class Saved(Event):
     """A file is complete on disk."""
 
     path: Path
+
+
+def finite(value: object) -> object:
+    """The same rows and lists, null for numbers that JSON does not have: strict readers refuse NaN."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 Report = Callable[[Event], None]

@@ -43,7 +43,7 @@ class Script:
 
     def line(self, row: Mapping) -> None:
         """Print one object."""
-        text = json.dumps(row, ensure_ascii=False, default=str)
+        text = json.dumps(events.finite(dict(row)), ensure_ascii=False, allow_nan=False, default=str)
         # Words of a file, and names of files, may hold half a character.
         print(text.encode(errors="replace").decode(), flush=True)
 

@@ -21,7 +21,7 @@ from difflora.adapters.adapter import Adapter, Info
 from difflora.adapters.cards import card, cards
 from difflora.adapters.edits import content_sha256, edit, install, rename, trash
 from difflora.adapters.files import load_adapter, read_header, save_adapter, save_tensors, sha256, style_metadata
-from difflora.adapters.norms import block_norms, squared_norm
+from difflora.adapters.norms import by_block, squared_norm
 from difflora.adapters.thumbnail import clean_thumbnail, thumbnail_in
 from difflora.errors import AdapterFileError, DiffloraError, OutputError, RequestError
 
@@ -331,7 +331,7 @@ def test_what_cannot_be_loaded_is_not_installed_and_leaves_nothing(library, mode
 
 def test_a_blocks_norm_is_that_of_its_dense_updates(model, adapters):
     adapter = adapters[0]
-    found = block_norms(adapter)
+    found = by_block({path: squared_norm(update) for path, update in adapter.layers.items()})
     dense = {
         "text encoder": "text_encoder.", "entry": "unet.conv_in", "down 1": "unet.down_blocks.0.",
         "down 2": "unet.down_blocks.1.", "middle": "unet.mid_block.", "up 1": "unet.up_blocks.0.",
@@ -348,6 +348,6 @@ def test_blocks_are_named_for_a_large_network_too(adapters):
     factors = next(iter(adapters[0].layers.values()))
     unet = [f"unet.{path}" for path in ("add_embedding.linear_1", "up_blocks.10.x", "up_blocks.2.x", "conv_out")]
     paths = [*unet, "text_encoder_2.text_model.x", "text_encoder.text_model.x", "transformer.x", "unet.conv_out.x"]
-    found = block_norms(Adapter(dict.fromkeys(paths, factors)))
+    found = by_block(dict.fromkeys(paths, squared_norm(factors)))
     assert list(found) == ["text encoder", "text encoder 2", "time", "up 3", "up 11", "exit", "transformer"]
     assert found["exit"] == pytest.approx(found["time"] * 2**0.5)

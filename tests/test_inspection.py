@@ -274,3 +274,19 @@ def toy(model) -> Factors:
     """Factors for the toy's first convolution."""
     out, *rest = model.shapes()["unet.conv_in"]
     return Factors(torch.ones(2, *rest), torch.ones(out, 2, 1, 1), 1.0)
+
+
+def test_json_of_a_file_with_a_norm_that_is_no_number_is_strict(tmp_path, capsys):
+    tensors = kohya()
+    tensors[f"{TEXT}.lora_up.weight"] = torch.full_like(tensors[f"{TEXT}.lora_up.weight"], 3e38)
+    cli.main(["inspect", str(written(tmp_path, tensors)), "--json"])
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse)["family"] == "sd1"
+
+
+def test_every_version_of_sdxl_that_a1111_knows_is_sound(tmp_path):
+    path = written(tmp_path, kohya("sdxl"), {"ss_base_model_version": "sdxl_base_v0-9"})
+    assert "ss_base_model_version" not in told(inspect_header(path))

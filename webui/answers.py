@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from fastapi import HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
 from difflora.errors import DiffloraError
+from difflora.events import finite
 
 NEVER = {"Cache-Control": "no-store"}
 
@@ -25,15 +25,6 @@ class Plain(JSONResponse):
             return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
         except ValueError:
             return json.dumps(finite(content), separators=(",", ":")).encode()
-
-
-def finite(value: object) -> object:
-    """The same rows and lists, null for numbers that are none."""
-    if isinstance(value, dict):
-        return {key: finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def told(work: Callable[[], object]) -> Response:

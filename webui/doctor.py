@@ -94,7 +94,7 @@ def header_rows(found: Inspection, metadata: Mapping[str, str]) -> dict:
         "formats": list(found.dialects), "kind": found.family, "kinds": found.kinds(), "networks": found.networks(),
         "rank": ranks_in_words({module.rank for module in found.modules if module.rank}), "stored": dict(found.dtypes),
         "made_by": how_made(found.recipe, metadata), "programs": programs(found),
-        "plain": set(found.kinds()) <= {"LoRA", "LoCon"},
+        "plain": found.plain,
     }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def convert_style(desk: Desk, user: str, name: str, to: str, precision: str, pla
     base = desk.doctor.base(path)
     here = base is desk.doctor.opened
     # What is plain LoRA already stays as it is, whatever was asked.
-    plain = plain and not set(desk.doctor.header(path).kinds()) <= {"LoRA", "LoCon"}
+    plain = plain and not desk.doctor.header(path).plain
     # The base's own weights, which DoRA needs, are not those of the base while it draws.
     turn = Turns(desk.config.runs / ".turns")() if plain and here else nullcontext()
     with desk.doctor.reading, desk.pending.folder() as folder, turn:

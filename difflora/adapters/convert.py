@@ -18,6 +18,7 @@ from .cards import card
 from .disk import content_sha256, refused
 from .families import Match, match
 from .files import Dialect, load_adapter, read_tensors, save_adapter
+from .forms import PLAIN
 from .header import shown_path
 from .library import SUFFIX, style_name
 from .lowrank import Plain, Weights, made_plain
@@ -91,8 +92,12 @@ def convert(
     wanted = load_adapter(source, base.shapes)
     plain = Plain(wanted, 0.0, ("", 0.0))
     if rank is not None or max_error is not None:
-        kinds = {update.kind for update in wanted.layers.values()} - {"LoRA", "LoCon"}
-        demand(bool(kinds), f"--rank or --max-error for {shown_path(source)}", "none of them: it is plain LoRA already")
+        plain_already = all(update.kind in PLAIN for update in wanted.layers.values())
+        demand(
+            not plain_already,
+            f"--rank or --max-error for {shown_path(source)}",
+            "none of them: it is plain LoRA already",
+        )
         plain = made_plain(wanted, rank=rank, max_error=max_error, weights=weights)
     precision = "fp32" if dtype is None and (max_error or 1) < HALF_ERROR else precision_of(dtype, found)
     asked = {"to": dialect, "precision": precision, "rank": rank, "max_error": max_error} | dict(made_on or {})

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .forms import fits, form_of
+from .metadata import SPOKEN
 from .names import Found, Shapes, resolve
 from .networks import FAMILIES, modules
 from .places import Source
 
 KNOWN = "difflora.family"
-VERSIONS = {"tiny": "difflora_tiny", "sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_"}
-"""How ss_base_model_version begins."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def match(found: Sequence[Source]) -> Match:
     said = found[0].header.metadata
     own = (said.get(KNOWN, ""), said.get("ss_base_model_version", ""))
     best = max(
-        scores, key=lambda family: (scores[family], own[0] == family or own[1].startswith(f"{VERSIONS[family]}"))
+        scores, key=lambda family: (scores[family], own[0] == family or own[1].startswith(SPOKEN[family].version))
     )
     return Match(best, modules(best)) if scores[best] > 0 else NOTHING
 

@@ -21,7 +21,7 @@ from .adapter import Adapter, Info, Update
 from .dialects import mixed_alphas, read_layers, to_kohya, to_peft
 from .disk import content_sha256, sha256, writable_folder, write_atomic, write_folder
 from .fitting import check_fit
-from .forms import MOST_RANK
+from .forms import forms_by_name
 from .header import Header, parse_header, read_header, shown, shown_path, unreadable
 from .library import adapter_named, adapter_names, find_adapter, style_name
 from .metadata import complete, style_metadata
@@ -113,18 +113,13 @@ def save_adapter(
             return write_folder(path, _folder(layers, rows))
         if path.suffix != ".safetensors":
             raise OutputError(f"{shown_path(path)}: expected a name ending in .safetensors; add it")
-        write_atomic(
-            path, _checked(*(_one_file(layers, rows) if dialect == "diffusers" else _kohya(adapter, layers, rows)))
-        )
+        if dialect == "diffusers":
+            write_atomic(path, _checked(*_one_file(layers, rows)))
+        else:
+            write_atomic(path, _checked(to_kohya(layers, adapter.info.family), rows))
     except AdapterFileError as error:
         raise OutputError(f"{shown_path(path)} is not written: {error}") from None
     return path
-
-
-def _kohya(
-    adapter: Adapter, layers: Mapping[str, Update], rows: dict[str, str]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    return to_kohya(layers, adapter.info.family), rows
 
 
 def _one_file(layers: Mapping[str, Update], rows: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -156,14 +151,9 @@ def _checked(tensors: Mapping[str, Tensor], rows: Mapping[str, str]) -> bytes:
     check_finite(tensors)
     data = encode(tensors, rows)
     header = parse_header(data[: 8 + int.from_bytes(data[:8], "little")], len(data))
-    ranks = {
-        name: shape[0]
-        for name, (_, shape) in header.tensors.items()
-        if name.endswith(("lora_down.weight", "lora_A.weight"))
-    }
-    for name, rank in ranks.items():
-        if rank > MOST_RANK:
-            raise AdapterFileError(f"{shown(name)} has rank {rank:,}; expected at most {MOST_RANK:,}; lower its rank")
+    for name, form in forms_by_name(header.shapes()).items():
+        if form.trouble:
+            raise AdapterFileError(f"{shown(name)} {form.trouble}; train or make it again")
     return data
 
 

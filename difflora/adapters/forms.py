@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 from .names import ALPHA, COLUMNS, DIFF, DOWN, MID, ROWS, UP, Shapes, split_key
 
+PLAIN = ("LoRA", "LoCon")
+"""Kinds that are one product of two factors."""
 LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 MOST_RANK = 4096
 Shape = tuple[int, ...]

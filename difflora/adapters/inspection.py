@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .cards import card
 from .families import Match, match
-from .forms import forms_by_name
+from .forms import PLAIN, forms_by_name
 from .header import shown
 from .library import style_name
 from .names import ALPHA, COLUMNS, kind_of_foreign, split_key
@@ -81,6 +81,11 @@ class Inspection:
     def loads(self) -> bool:
         """Whether difflora draws with it as it is."""
         return not any(trouble.grave for trouble in self.troubles)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every update is one product of two factors."""
+        return all(module.kind in PLAIN for module in self.modules)
 
     def networks(self) -> dict[str, int]:
         """How many modules each network has updates for."""

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ..version import __version__
+from .forms import PLAIN
 from .settings import HEADER_KEY
 
 if TYPE_CHECKING:
@@ -25,20 +26,20 @@ class Spoken:
     """How other programs name a family."""
 
     version: str
-    """The beginning of ss_base_model_version (sd-scripts)."""
+    """The beginning of ss_base_model_version (sd-scripts), by which A1111 knows it."""
     architecture: str
     """The beginning of modelspec.architecture."""
-    usual: str
-    """The rest of the architecture where nothing says another."""
+    rests: tuple[str, str]
+    """The rest of both where nothing says another."""
     side: int
     """Native, in pixels."""
 
 
-FAMILIES = {
-    "tiny": Spoken("difflora_tiny", "difflora-tiny", "", 64),
-    "sd1": Spoken("sd_v1", "stable-diffusion-v1", "", 512),
-    "sd2": Spoken("sd_v2", "stable-diffusion-v2", "-768-v", 768),
-    "sdxl": Spoken("sdxl_base_v1-0", "stable-diffusion-xl-v1", "-base", 1024),
+SPOKEN = {
+    "tiny": Spoken("difflora_tiny", "difflora-tiny", ("", ""), 64),
+    "sd1": Spoken("sd_v1", "stable-diffusion-v1", ("", ""), 512),
+    "sd2": Spoken("sd_v2", "stable-diffusion-v2", ("", "-768-v"), 768),
+    "sdxl": Spoken("sdxl_", "stable-diffusion-xl-v1", ("base_v1-0", "-base"), 1024),
 }
 GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
 MAX_TAGS = 1000
@@ -110,12 +111,12 @@ def complete(metadata: Mapping[str, str], adapter: Adapter, name: str) -> dict[s
     }  # fmt: skip
     facts = network_rows(adapter)
     if family:
-        spoken = FAMILIES.get(family, Spoken(family, family, "", 0))
+        spoken = SPOKEN.get(family, Spoken(family, family, ("", ""), 0))
         facts |= {"ss_v2": str(family == "sd2"), "difflora.family": family}
         if not metadata.get("ss_base_model_version", "").startswith(spoken.version):
-            facts["ss_base_model_version"] = spoken.version
+            facts["ss_base_model_version"] = spoken.version + spoken.rests[0]
         if not metadata.get("modelspec.architecture", "").startswith(spoken.architecture):
-            facts["modelspec.architecture"] = f"{spoken.architecture}{spoken.usual}/lora"
+            facts["modelspec.architecture"] = f"{spoken.architecture}{spoken.rests[1]}/lora"
         missing |= {"modelspec.resolution": f"{spoken.side}x{spoken.side}"} if spoken.side else {}
     if TRIGGER in metadata or info.trigger:
         missing |= trigger_rows(metadata.get(TRIGGER, info.trigger))
@@ -127,7 +128,7 @@ def network_rows(adapter: Adapter) -> dict[str, str]:
     """What sd-scripts and LyCORIS say of a network's sizes and kinds."""
     updates = list(adapter.layers.values())
     inner = [getattr(update, "inner", update) for update in updates]
-    plain = all(update.kind in ("LoRA", "LoCon") for update in updates)
+    plain = all(update.kind in PLAIN for update in updates)
     alphas = {f"{update.alpha:g}" for update in inner if hasattr(update, "alpha")}
     ranks = {update.rank for update in updates}
     args: dict[str, object] = {}

@@ -133,12 +133,7 @@ def resolve(found: Shapes, base: Shapes, part: str = "") -> Found:
             dialects[dialect_of(dialect, name.module)] = None
     # Text encoders are called the same beside either kind of block names.
     said = tuple(name for name in dialects if name) or (("kohya",) if dialects else ())
-    return Found(settled(modules, found, base), foreign, list(unknown.values()), said)
-
-
-def settled(modules: dict[str, dict[str, str]], found: Shapes, base: Shapes) -> dict[str, dict[str, str]]:
-    """The same modules in the base's order."""
-    return {path: modules[path] for path in base if path in modules}
+    return Found({p: modules[p] for p in base if p in modules}, foreign, list(unknown.values()), said)
 
 
 def candidates(name: str, part: str = "") -> tuple[str, list[str]]:

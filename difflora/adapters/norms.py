@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .adapter import Adapter, Factors, Update
+from .adapter import Factors, Update
 from .updates import Decomposed, small
 
 # Where a path begins -> its name, in the order the network runs.
@@ -26,17 +26,12 @@ BLOCKS = {
 PLACE = re.compile("(" + "|".join(sorted(map(re.escape, BLOCKS), key=len, reverse=True)) + r")\.?(\d+)?(?:\.|$)")
 
 
-def block_norms(adapter: Adapter) -> dict[str, float]:
+def by_block(squares: Mapping[str, float]) -> dict[str, float]:
     """The Frobenius norm of the update in each block that has one, by a painter's name, in the network's order.
 
-    Names: "text encoder", "down 1", …, "middle", "up 1", …; a module that no block holds stands
-    under the first part of its path, at the end.
+    squares: `squared_norm` of each module by path. Names: "text encoder", "down 1", …, "middle", "up 1", …; a module
+    that no block holds stands under the first part of its path, at the end.
     """
-    return by_block({path: squared_norm(update) for path, update in adapter.layers.items()})
-
-
-def by_block(squares: Mapping[str, float]) -> dict[str, float]:
-    """The same from the squared norm of each module."""
     sums: dict[tuple[int, int, str], float] = {}
     for path, square in squares.items():
         place = _place(path)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
+from .forms import PLAIN
 from .names import ALPHA, COLUMNS, MID, ROWS, module_of
 from .settings import Settings
 
@@ -212,7 +213,7 @@ def split_attention(names: frozenset[str]) -> bool:
 
 def diffusers(facts: Facts) -> Reasons:
     """diffusers' load_lora_weights, and PEFT for folders."""
-    others = {kind.removeprefix("DoRA ") for kind in facts.kinds} - {"LoRA", "LoCon"}
+    others = {kind.removeprefix("DoRA ") for kind in facts.kinds} - set(PLAIN)
     if others:
         yield "no", f"it raises on {' and '.join(sorted(others))}"
     if MID in facts.parts:

@@ -9,9 +9,10 @@ from .families import KNOWN, Match
 from .fitting import fault_of
 from .forms import forms
 from .header import shown
-from .metadata import FAMILIES
+from .metadata import SPOKEN
 from .names import ALPHA, split_key
 from .places import Source
+from .programs import BARE_TEXT
 
 SHOWN = 3
 
@@ -49,7 +50,7 @@ def header_troubles(found: Sequence[Source], base: Match) -> Iterator[Trouble]:
         yield Trouble(f"names of {' and '.join(sorted(dialects))} in one file: diffusers drops one of them")
     if base.family != "sdxl" and any(name.startswith("lora_te1_") for name in modules):
         yield Trouble("the text encoder is called lora_te1_: InvokeAI leaves it out of an SD 1 or 2 file")
-    if any(name.startswith(("lora_te1_encoder", "lora_te2_encoder", "lora_te_encoder")) for name in modules):
+    if any(name.startswith(BARE_TEXT) for name in modules):
         yield Trouble("the text encoder's names lack text_model: most programs leave it out")
     with_alpha = {name.module for name in names if name.part == ALPHA}
     kohya = {name for name in modules if name.startswith(("lora_", "lycoris_"))}
@@ -76,13 +77,13 @@ def key_troubles(source: Source, base: Match) -> Iterator[Trouble]:
 
 def word_troubles(metadata: Mapping[str, str], base: Match) -> Iterator[Trouble]:
     """What the header says of the family, against what the shapes say."""
-    if base.family not in FAMILIES:
+    if base.family not in SPOKEN:
         return
     said = metadata.get("ss_base_model_version", "")
-    if said and not said.startswith(FAMILIES[base.family].version):
+    if said and not said.startswith(SPOKEN[base.family].version):
         yield Trouble(f"it says ss_base_model_version {shown(said)!r}, its shapes are {base.family}: A1111 hides it")
     spoken = metadata.get("modelspec.architecture", "")
-    if spoken and not spoken.startswith(FAMILIES[base.family].architecture):
+    if spoken and not spoken.startswith(SPOKEN[base.family].architecture):
         yield Trouble(f"it says modelspec.architecture {shown(spoken)!r}, its shapes are {base.family}: Forge hides it")
     own = metadata.get(KNOWN, "")
     if own and own != base.family:

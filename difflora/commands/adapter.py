@@ -41,24 +41,26 @@ class Inspect:
             from ..drawing.recipe import read_recipe
 
             return screen.table(asdict(read_recipe(self.file)))
+        from ..adapters.families import match
         from ..adapters.inspection import inspect_header
+        from ..adapters.places import sources
 
         if self.out is not None and not self.repair:
             raise RequestError(f"--out {self.out} without --repair: expected both; add --repair")
-        base = match_of(self.base)
+        base = match_of(self.base) or match(sources(self.file))
         found = inspect_header(self.file, base)
         if not self.header:
             screen.inspected_header(found)
-            from ..adapters.families import match
             from ..adapters.measure import inspect_numbers
-            from ..adapters.places import sources
 
-            found = inspect_numbers(found, base or match(sources(self.file)))
+            found = inspect_numbers(found, base)
         screen.inspected(found, self.modules)
         if self.repair:
             from ..adapters.convert import repair
 
-            return screen.converted(repair(self.file, self.out, base=base, overwrite=self.force))
+            return screen.converted(
+                repair(self.file, self.out, base=base if base.shapes else None, overwrite=self.force)
+            )
         if not found.loads:
             raise SystemExit(1)
         return None

@@ -82,7 +82,7 @@ class Again:
     def train(self, screen: Person | Script) -> None:
         """Train once more."""
         from ..events import Note
-        from ..training.again import at_its_step, compared, prepare_again, read_recipe
+        from ..training.again import at_its_step, prepare_again, read_recipe, repeated
         from ..training.train import train
 
         with screen:
@@ -91,7 +91,7 @@ class Again:
             screen.plan(training.plan, training.name)
             result = train(training, screen.report, stop=stop_on_signal())
             if result.file is not None:
-                screen.report(Note(compared(self.file, at_its_step(self.file, training, result.file))))
+                screen.report(Note(repeated(self.file, at_its_step(self.file, training, result.file))))
         screen.trained(result)
         if result.file is None:
             raise SystemExit(130)

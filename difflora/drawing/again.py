@@ -58,7 +58,7 @@ def make_again(
         made = convert_again(file, recipe_rows(file, known[MADE], dict), find, out / own, base)
     else:
         made = blend_again(file, known, find, numbered(out / f"{own}.safetensors"), base)
-    report(Note(compared(file, made)))
+    report(Note(compared(file, made, "a source has changed, or another version of difflora made it")))
     return made
 
 
@@ -168,8 +168,8 @@ def recipe_rows(file: Path, line: str, kind: type) -> Sequence | Mapping:
     return rows
 
 
-def compared(original: Path, made: Path) -> str:
-    """Whether the numbers of both are the same, in words."""
+def compared(original: Path, made: Path, why: str) -> str:
+    """Whether the numbers of both are the same, in words; why: what may be the reason where they are not."""
     if content_sha256(original) == content_sha256(made):
         return f"{made} holds the same numbers as {original}, to the last bit"
-    return f"{made} differs from {original}: a source has changed, or another version of difflora made it"
+    return f"{made} differs from {original}: {why}"

@@ -37,13 +37,14 @@ class Gated:
         weight = module.weight
         self.module = module
         self.updates = updates
-        plain = [(i, factors) for i, update in updates if (factors := update.factors()) is not None]
+        exact = [(i, update, update.factors()) for i, update in updates]
+        plain = [(i, factors) for i, _, factors in exact if factors is not None]
         # Lopsided factors overflow in float16 though their product does not.
         halves = [(f.balanced() if weight.dtype == torch.float16 else f).halves() for _, f in plain]
         self.down = torch.cat([down for down, _ in halves]).to(weight) if plain else None
         self.up = torch.cat([up for _, up in halves], dim=1).to(weight) if plain else None
         # What is no product of smaller factors acts as one dense update, DoRA as it is on this weight.
-        dense = [(i, update) for i, update in updates if update.factors() is None]
+        dense = [(i, update) for i, update, factors in exact if factors is None]
         self.dense = [update.delta(weight).to(weight) for _, update in dense]
         # Which adapter each inner channel, and then each dense update, belongs to.
         columns = [i for i, f in plain for _ in range(f.rank)] + [i for i, _ in dense]

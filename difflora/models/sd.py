@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..adapters.precision import DTYPES
 from ..errors import BaseModelError, RequestError
 from . import objectives
 from .samplers import make_sampler
@@ -18,7 +19,6 @@ ENCODED_AT_ONCE = 8
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 MLP = ("ff.net.0.proj", "ff.net.2")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OnStep = Callable[[int, Tensor], None]
 
 
@@ -260,7 +260,7 @@ def open_folder(name: str, folder: Path, device: str, precision: str | None = No
     logging.disable_progress_bar()
     text_logging.disable_progress_bar()
     # Without its own units for it (measured: half the speed), a CPU is quickest in float32.
-    dtype = PRECISIONS[precision or ("bf16" if device == "cuda" else "fp32")]
+    dtype = DTYPES[precision or ("bf16" if device == "cuda" else "fp32")]
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
             str(folder) if folder.is_dir() else name,

@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields
 from glob import escape
 from pathlib import Path
 
-from ..adapters.files import content_sha256, read_header
+from ..adapters.files import read_header
 from ..adapters.header import shown, shown_path
 from ..config import TrainConfig, check_name
+from ..drawing.again import compared
 from ..errors import RequestError
 from ..events import Note, Report, ignore
 from ..models.family import base_sha256
@@ -118,11 +119,7 @@ def at_its_step(original: Path, training: Training, made: Path) -> Path:
     return use_checkpoint(run.folder, step, training.config.out, training.name)
 
 
-def compared(original: Path, made: Path) -> str:
-    """Whether the numbers of both files are the same, in words."""
-    if content_sha256(original) == content_sha256(made):
-        return f"{made} holds the same numbers as {original}, to the last bit"
-    return (
-        f"{made} differs from {original}: another machine, another number of threads, other pictures or another "
-        "version of difflora or its libraries"
-    )
+def repeated(original: Path, made: Path) -> str:
+    """Whether a training came out the same, in words."""
+    why = "another machine, another number of threads, other pictures or another version of difflora or its libraries"
+    return compared(original, made, why)
