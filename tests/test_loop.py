@@ -18,7 +18,7 @@ from difflora.errors import OutputError, RequestError
 from difflora.events import Best, Event, Note, Paused, Scored, Step
 from difflora.models.sd import StableDiffusion
 from difflora.training import judge
-from difflora.training.again import at_its_step, compared, prepare_again, read_recipe
+from difflora.training.again import at_its_step, prepare_again, read_recipe, repeated
 from difflora.training.choose import use_checkpoint, used_step
 from difflora.training.control import add_steps, ask
 from difflora.training.loop import Average, Loop
@@ -416,7 +416,7 @@ def test_a_training_is_repeated_from_its_file_alone_bit_for_bit(config, model, t
     monkeypatch.setattr("difflora.training.train.open_model", lambda base, precision=None: model)
     training = prepare_again(recipe)
     made = train(training).file
-    assert made is not None and "to the last bit" in compared(file, made)
+    assert made is not None and "to the last bit" in repeated(file, made)
 
 
 def test_a_checkpoint_chosen_by_hand_is_what_repeating_it_makes(config, model, tmp_path, monkeypatch):
@@ -427,7 +427,7 @@ def test_a_checkpoint_chosen_by_hand_is_what_repeating_it_makes(config, model, t
     recipe = read_recipe(file, images=None, name=None, out=tmp_path / "o", runs=config.runs)
     training = prepare_again(recipe)
     made = at_its_step(file, training, train(training).file)
-    assert "to the last bit" in compared(file, made)
+    assert "to the last bit" in repeated(file, made)
 
 
 def test_a_file_that_tells_nothing_of_its_training_is_refused(config, model, tmp_path):
