@@ -5,17 +5,17 @@ The text under each field is its help wherever it is shown. `None` means that di
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from .errors import RequestError
+from .strength import Strength, parse_strength
 
 Targets = Literal["attention", "attention+mlp"]
+Method = Literal["sum", "ties", "dare", "magnitude", "knots", "orthogonal", "switch"]
 Precision = Literal["fp32", "bf16", "fp16"]
-WEIGHT_LIMIT = 10.0
-SHORTEST_PASSWORD = 8
+Budget = Literal["sum", "normalised", "matched"]
 
 
 def demand(holds: bool, found: str, expected: str) -> None:
@@ -118,6 +118,12 @@ class PictureConfig:
     """A text file with one prompt a line."""
     lora: tuple[str, ...] = ()
     """A style and its weight, NAME:WEIGHT or PATH:WEIGHT; repeat to blend (weights -10 to 10, 1 unless given)."""
+    budget: Budget = "normalised"
+    """How strong a blend is: the plain sum; normalised, as one style is; matched, each style also as it looks."""
+    orthogonal: float = 0.0
+    """Keep each style out of the way of those named before it: 0 adds them as they are, 1 leaves nothing in common."""
+    switch: int = 0
+    """Let the styles take turns of that many steps instead of acting together; 0 for together."""
     negative: str = ""
     """What the picture should keep away from."""
     base: str = "tiny"
@@ -142,6 +148,8 @@ class PictureConfig:
         in_range("count", self.count, 1, 10_000)
         in_range("steps", self.steps, 1, 1000)
         in_range("guidance", self.guidance, 0, 100)
+        in_range("orthogonal", self.orthogonal, 0, 1)
+        in_range("switch", self.switch, 0, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,55 +185,45 @@ class SheetConfig(PictureConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UiConfig:
-    """Open the studio: mix, draw, train and export in a browser."""
+class BlendConfig:
+    """Write a blend of styles as one file: the exact sum of their updates, unless a smaller one is asked for."""
 
-    base: str = "tiny"
-    """Model to draw with and to learn on: tiny (embedded), a diffusers folder, or a hub id."""
-    loras: Path = Path("loras")
-    """Folder of the styles."""
-    runs: Path = Path("runs")
-    """Folder for run folders: config, events, previews, resume state."""
-    out: Path = Path("pictures")
-    """Folder for the pictures; with --auth each person has one of their own in it."""
-    datasets: Path = Path("datasets")
-    """Folder where pictures dropped on a page are kept to learn from."""
-    images: tuple[Path, ...] = ()
-    """Folder whose pictures a page may name to learn from; repeat for more. The current one, or with --listen none."""
-    port: int | None = None
-    """Port of the page; 7860 or the next free one unless given."""
-    listen: bool = False
-    """Answer every machine that can reach this one, not only this one; demands --auth."""
-    share: bool = False
-    """Ask gradio's relay for a public link to the studio; demands --auth."""
-    auth: tuple[str, ...] = ()
-    """Who may sign in: USER:PASSWORD, or what --hash USER prints; repeat for more."""
-    browser: bool = False
-    """Open the page in a browser."""
-    upload_mb: int = 512
-    """Size of the largest file a page may send, in MB."""
-    uploads: int = 1000
-    """Most files one person may send in a minute."""
+    budget: Budget = "normalised"
+    """How strong the blend is: the plain sum; normalised, as one style is; matched, each style also as it looks."""
+    rank: int | None = None
+    """Rank of every layer at most, by the nearest factors; all of the styles' ranks, which is exact, unless given."""
+    max_error: float | None = None
+    """Or the smallest file whose relative error over all layers stays within this, with a rank for each layer."""
+    method: Method = "sum"
+    """How styles are put together; all but sum change the blend, and say by how much."""
+    density: float = 0.5
+    """Share of the numbers that ties, dare, magnitude and knots keep."""
+    orthogonal: float = 0.0
+    """Keep each style out of the way of those named before it: 0 adds them as they are, 1 leaves nothing in common."""
+    seed: int = 0
+    """Seed of what dare leaves out; recorded in the file."""
+    precision: Precision = "fp16"
+    """Precision to store in."""
+    force: bool = False
+    """Write over a file that is there."""
 
     def __post_init__(self) -> None:
-        in_range("upload_mb", self.upload_mb, 1, 100_000)
-        in_range("uploads", self.uploads, 1, 100_000)
-        if self.port is not None:
-            in_range("port", self.port, 0, 65535)
-        users = [parse_account(text)[0] for text in self.auth]
-        demand(len(set(users)) == len(users), f"--auth {', '.join(users)}", "each user once")
-        for flag in ("listen", "share"):
-            demand(bool(users) or not getattr(self, flag), f"--{flag} without --auth", "--auth USER:PASSWORD beside it")
-
-
-def parse_account(text: str) -> tuple[str, str]:
-    """USER:PASSWORD or USER:scrypt$… -> (user, secret); raises RequestError, which never shows the secret."""
-    user, colon, secret = text.partition(":")
-    demand(bool(colon), "--auth without a colon", "USER:PASSWORD, or what --hash USER prints")
-    check_name(user)
-    fits = len(secret) >= SHORTEST_PASSWORD
-    demand(fits, f"--auth {user}: a password of {len(secret)} characters", f"at least {SHORTEST_PASSWORD}")
-    return user, secret
+        in_range("density", self.density, 0.01, 1)
+        in_range("orthogonal", self.orthogonal, 0, 1)
+        in_range("seed", self.seed, 0, 2**31 - 1)
+        if self.rank is not None:
+            in_range("rank", self.rank, 1, 4096)
+        if self.max_error is not None:
+            in_range("max_error", self.max_error, 0, 0.999)
+        demand(self.rank is None or self.max_error is None, "--rank beside --max-error", "one of them")
+        demand(
+            self.method != "switch", "--method switch for a file",
+            "a method that one set of numbers can hold; draw with it: difflora generate --switch 1",
+        )  # fmt: skip
+        demand(
+            self.method in ("sum", "orthogonal") or not self.orthogonal, f"--orthogonal beside --method {self.method}",
+            "one of them",
+        )  # fmt: skip
 
 
 def check_name(name: str) -> str:
@@ -237,17 +235,17 @@ def check_name(name: str) -> str:
     return name
 
 
-def parse_lora(text: str) -> tuple[str, float]:
-    """NAME or NAME:WEIGHT -> (name, weight); raises RequestError for a weight that is no number from -10 to 10."""
-    name, colon, number = text.rpartition(":")
-    if not colon or "/" in number or "\\" in number:
-        return text, 1.0
+def parse_lora(text: str) -> tuple[str, Strength]:
+    """NAME or NAME:WEIGHT, as `parse_strength` takes it -> (name, strength); raises RequestError."""
+    name, colon, said = text.rpartition(":")
+    # A path may hold colons and slashes, and a weight a slash: C:\\styles\\ink, a:b/ink, ink:0.7/0.3.
+    if not colon or said.startswith(("/", "\\")) or (said[:1].isalpha() and set(said) & {"/", "\\"}):
+        return text, Strength()
+    demand(bool(name), f"--lora {text}", "NAME:WEIGHT, such as ink:0.7")
     try:
-        weight = float(number)
-    except ValueError:
-        weight = math.nan
-    demand(bool(name) and abs(weight) <= WEIGHT_LIMIT, f"--lora {text}", "NAME:WEIGHT with a weight from -10 to 10")
-    return name, weight
+        return name, parse_strength(said)
+    except RequestError as error:
+        raise RequestError(f"--lora {text}: {error}") from None
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -20,7 +20,7 @@ pytest.importorskip("gradio_client")
 import httpx  # noqa: E402
 
 from difflora.cli import main  # noqa: E402
-from difflora.config import UiConfig  # noqa: E402
+from difflora.config_ui import UiConfig  # noqa: E402
 from difflora.errors import RequestError  # noqa: E402
 from webui.safety import FREE_TRIES, IDLE, LONGEST_WAIT, Door, SignInError, hash_password, inside  # noqa: E402
 from webui.server import bound, settled  # noqa: E402
@@ -34,7 +34,7 @@ APP = """
 import sys
 from pathlib import Path
 
-from difflora.config import UiConfig
+from difflora.config_ui import UiConfig
 from webui import server
 
 

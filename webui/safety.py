@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
-from difflora.config import parse_account
+from difflora.config_ui import parse_account
 from difflora.errors import DiffloraError, RequestError
 
 COST, BLOCK, LANES = 2**14, 8, 5

@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from difflora.config import UiConfig, parse_account
+from difflora.config_ui import UiConfig, parse_account
 from difflora.errors import RequestError
 
 from .gate import Gate
@@ -35,6 +35,7 @@ Routes = Callable[[FastAPI, User], None]
 PORTS = range(7860, 7960)
 LOGIN = Path(__file__).with_name("assets") / "login.html"
 SECONDS_TO_END = 2
+FOLDERS = ("loras", "runs", "out", "datasets", "merged")
 
 
 def serve(config: UiConfig, opened: Callable[[UiConfig], Studio] | None = None) -> None:
@@ -155,7 +156,7 @@ def settled(config: UiConfig) -> UiConfig:
         if not folder.is_dir():
             raise RequestError(f"--images {folder}: no such folder; expected one with pictures, or no --images")
     base = str(Path(config.base).resolve()) if Path(config.base).is_dir() else config.base
-    places = {name: getattr(config, name).resolve() for name in ("loras", "runs", "out", "datasets")}
+    places = {name: getattr(config, name).resolve() for name in FOLDERS}
     return replace(config, base=base, images=tuple(folder.resolve() for folder in named), **places)
 
 
@@ -226,7 +227,7 @@ def say(config: UiConfig, address: str) -> None:
     users = [parse_account(text)[0] for text in config.auth]
     print(f"studio    {where}")
     print(f"sign in   {', '.join(users) or 'not needed: only this machine is answered'}")
-    for name in ("loras", "runs", "out", "datasets"):
+    for name in FOLDERS:
         print(f"{name:<9} {getattr(config, name)}")
     print(f"images    {', '.join(map(str, config.images)) or 'only what is dropped on a page'}")
     if any(not parse_account(text)[1].startswith("scrypt$") for text in config.auth):

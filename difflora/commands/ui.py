@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
-from ..config import UiConfig
+from ..config_ui import UiConfig
 from ..errors import RequestError
 from .flags import UseAppendAction, arg, plain_flags
 
