@@ -9,9 +9,11 @@ from typing import Annotated, Protocol
 
 from .commands.adapter import Convert, Inspect
 from .commands.caption import Caption
+from .commands.conflict import Conflict
 from .commands.draw import Generate, Sheet
 from .commands.flags import cli, subcommand
 from .commands.folder import Check
+from .commands.merge import Extract, Merge, Resize
 from .commands.runs import Runs
 from .commands.style import Blend, Score
 from .commands.train import Again, Train
@@ -35,8 +37,12 @@ Commands = (
     | Annotated[Sheet, subcommand("sheet")]
     | Annotated[Blend, subcommand("blend")]
     | Annotated[Score, subcommand("score")]
+    | Annotated[Conflict, subcommand("conflict")]
     | Annotated[Inspect, subcommand("inspect")]
     | Annotated[Convert, subcommand("convert")]
+    | Annotated[Merge, subcommand("merge")]
+    | Annotated[Resize, subcommand("resize")]
+    | Annotated[Extract, subcommand("extract")]
     | Annotated[Caption, subcommand("caption")]
     | Annotated[Check, subcommand("check")]
     | Annotated[Ui, subcommand("ui")]

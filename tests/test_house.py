@@ -22,6 +22,8 @@ FLOORS = {
     "cli": 5,
     "render": 5,
     "render_adapter": 5,
+    "render_conflict": 5,
+    "render_merge": 5,
     "render_training": 5,
     "render_runs": 5,
 }
@@ -30,7 +32,7 @@ DOORS = {
     "safetensors": {"adapters/files.py"},
     "accelerate": {"training/loop.py"},
     "tyro": {"commands/flags.py"},
-    "rich": {"render.py", "render_adapter.py", "render_runs.py", "render_training.py"},
+    "rich": {"render.py", "render_adapter.py", "render_conflict.py", "render_runs.py", "render_training.py"},
     "diffusers": {"models/family.py", "models/samplers.py", "models/sd.py"},
     "transformers": {"models/captioner.py", "models/sd.py"},
     "imagehash": {"training/twins.py"},

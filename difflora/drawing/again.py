@@ -20,16 +20,16 @@ from ..adapters.library import style_name
 from ..adapters.lowrank import weights_of
 from ..adapters.places import is_adapter, sources
 from ..adapters.precision import DTYPES
-from ..config import check_name, demand
+from ..adapters.resize import resize
+from ..config import BlendConfig, check_name, demand
 from ..errors import AdapterFileError, RequestError
 from ..events import Note, Report, ignore
 from ..models.family import EMBEDDED, open_model
-from .export import export
-from .recipe import Style
+from .export import BLEND, HOW, export
+from .recipe import style_of
 from .request import numbered
 from .styles import is_same
 
-BLEND = "difflora.blend"
 DIALECTS = get_args(Dialect)
 Find = Callable[[str, str], Path]
 
@@ -63,21 +63,31 @@ def make_again(
 
 
 def blend_again(file: Path, known: Mapping[str, str], find: Find, out: Path, base: str | None) -> Path:
-    """The blend of the same styles at the same weights."""
-    styles = []
-    for row in recipe_rows(file, known[BLEND], list):
-        try:
-            style = Style(text(row["name"]), float(row["weight"]), sha256=text(row["sha256"]))
-        except (TypeError, KeyError, ValueError, OverflowError):
-            raise RequestError(f"{shown_path(file)}: its recipe is damaged; blend it anew") from None
-        path = find(style.name, style.sha256)
-        styles.append(replace(style, path=str(path), sha256=content_sha256(path)))
+    """The blend of the same styles at the same weights, made the same way."""
+    styles, changed = [], False
+    try:
+        for row in recipe_rows(file, known[BLEND], list):
+            style = style_of({"sha256": text(row["sha256"])} | row)
+            path = find(text(style.name), style.sha256)
+            styles.append(replace(style, path=str(path), sha256=content_sha256(path)))
+            changed = changed or styles[-1].sha256 != style.sha256
+        how = recipe_rows(file, known[HOW], dict) if HOW in known else {"budget": "sum"}
+        asked = BlendConfig(**{name: value for name, value in how.items() if name != "force"})
+    except (TypeError, KeyError, ValueError, OverflowError):
+        raise RequestError(f"{shown_path(file)}: its recipe is damaged; blend it anew") from None
+    if changed:
+        styles = [replace(style, gain=None) for style in styles]
     own = base or here(known.get("difflora.base") or "tiny")
-    return export(styles, out, open_model(own), base=own)
+    return export(styles, out, open_model(own), asked, base=own).path
 
 
 def convert_again(file: Path, row: Mapping[str, object], find: Find, out: Path, base: str | None) -> Path:
-    """The same conversion of the same source."""
+    """The same conversion, or the same cut, of the same source."""
+    if row.get("verb") in ("merge", "extract"):
+        hint = "merge STYLES" if row["verb"] == "merge" else "extract --base MODEL --tuned MODEL"
+        raise RequestError(
+            f"{shown_path(file)} was made of whole models: expected them by name; give difflora {hint} once more"
+        )
     try:
         [one] = row["sources"]
         name, digest, to, dtype = text(one["name"]), text(one["sha256"]), text(row["to"]), DTYPES[row["precision"]]
@@ -94,6 +104,11 @@ def convert_again(file: Path, row: Mapping[str, object], find: Find, out: Path, 
     target = next(place for place in names if not place.exists()) if to == "peft" else numbered(file_name)
     if to == "repaired":
         return repair(source, target, base=match).path
+    if row.get("verb") == "resize":
+        return resize(
+            source, target, rank=rank, max_error=max_error, precision=text(row["precision"]), base=match,
+            weights=weights_of(model.parts) if model else None, made_on={"base": asked} if asked else None,
+        ).path  # fmt: skip
     return convert(
         source, to, target, dtype=dtype, rank=rank, max_error=max_error, base=match,
         weights=weights_of(model.parts) if model else None, made_on={"base": asked} if asked else None,
