@@ -59,6 +59,9 @@ class BaseModel(Protocol):
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Prompts as text features."""
 
+    def predict(self, noisy: Tensor, times: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """The network's answer to (B, C, h, w) at (B,) timesteps."""
+
     def times(self, count: int, rng: torch.Generator) -> Tensor:
         """(count,) timesteps to train at."""
 
