@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from . import events
-from .render_adapter import show_converted, show_header, show_rest
+from .render_adapter import show_blended, show_converted, show_header, show_rest
 from .render_runs import follow, look_on, run_detail, run_row, runs_table, show
 from .render_training import Bars, clock, draw_command, plan_rows
 
 if TYPE_CHECKING:
     from .adapters.convert import Converted
     from .adapters.inspection import Inspection
+    from .drawing.export import Exported
     from .drawing.recipe import Recipe
     from .drawing.strip import Cell
     from .training.doctor import Checkup
@@ -68,7 +69,9 @@ class Script:
         """Print each cell: what was drawn, and its place."""
         for recipe, cell in cells:
             weights = {style.name: style.weight for style in recipe.styles}
-            said = {"prompt": recipe.prompt, "seed": recipe.seed, "weights": weights, "x": cell.x, "y": cell.y}
+            gains = {style.name: style.gain for style in recipe.styles if style.gain is not None}
+            said = {"prompt": recipe.prompt, "seed": recipe.seed, "weights": weights, "gains": gains}
+            said |= {"x": cell.x, "y": cell.y}
             self.line({"event": "cell"} | said)
 
     def runs(self, views: Sequence[RunView], runs: Path) -> None:
@@ -105,6 +108,10 @@ class Script:
     def converted(self, made: Converted) -> None:
         """Print what was written."""
         self.line({"event": "converted"} | made.row())
+
+    def blended(self, made: Exported) -> None:
+        """Print what was written."""
+        self.line({"event": "blended"} | made.row())
 
     def table(self, values: Mapping) -> None:
         """Print what a file holds."""
@@ -161,7 +168,7 @@ class Person:
     def sheet(self, cells: Sequence[tuple[Recipe, Cell]]) -> None:
         """Say what to do next; the sheet was named when it was saved."""
         recipe, _ = min(cells, key=lambda drawn: abs(drawn[1].x - 0.5))
-        blend = " ".join(f"--lora {style.name}:{style.weight:g}" for style in recipe.styles)
+        blend = " ".join(f"--lora {style.name}:{style.asked}" for style in recipe.styles)
         self.console.print(f'draw one alone: difflora generate "{recipe.prompt}" {blend} --seed {recipe.seed}')
 
     def runs(self, views: Sequence[RunView], runs: Path) -> None:
@@ -209,6 +216,10 @@ class Person:
     def converted(self, made: Converted) -> None:
         """Show what was written and what it cost."""
         show_converted(self.console, made)
+
+    def blended(self, made: Exported) -> None:
+        """Show what was written and what it cost."""
+        show_blended(self.console, made)
 
     def table(self, values: Mapping) -> None:
         """Two columns."""

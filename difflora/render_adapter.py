@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .adapters.convert import Converted
     from .adapters.inspection import Inspection, Module
     from .adapters.programs import Verdict
+    from .drawing.export import Exported
 
 BAR = 32
 LONGEST = 400
@@ -67,6 +68,23 @@ def show_converted(console: Console, made: Converted) -> None:
     """What was written and what it cost."""
     for line in converted_lines(made):
         console.print(Text(line))
+
+
+def show_blended(console: Console, made: Exported) -> None:
+    """A blend that was written, and how far it is from the plain sum."""
+    for line in blended_lines(made):
+        console.print(Text(line))
+
+
+def blended_lines(made: Exported) -> Iterator[str]:
+    """The sentences of it."""
+    yield f"saved {made.path}: rank {made.rank}, {made.layers} layers, {made.size / 1e6:.2f} MB"
+    yield "made of " + ", ".join(f"{s.name}:{s.asked} (times {s.gain:.2f})" for s in made.styles)
+    if made.distance:
+        yield f"the method changes the plain sum by {made.distance:.1%}"
+    if made.error:
+        yield f"the smaller rank costs {made.error:.2%}"
+    yield f"read back, it is {made.measured:.2%} from the plain sum"
 
 
 def converted_lines(made: Converted) -> Iterator[str]:

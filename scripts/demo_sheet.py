@@ -5,8 +5,8 @@ from pathlib import Path
 
 from difflora.drawing.generate import generate
 from difflora.drawing.recipe import Recipe
-from difflora.drawing.request import find_style, load_styles
 from difflora.drawing.sheet import grid
+from difflora.drawing.styles import find_style, load_styles
 from difflora.models.family import open_model
 
 CONCEPTS = ("red apple", "cat", "rocket", "umbrella", "turtle", "birthday cake", "octopus", "house with garden")

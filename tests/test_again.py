@@ -47,7 +47,7 @@ def test_a_peft_folder_is_a_source_and_a_result(library, tmp_path):
 
 def test_a_blend_with_a_peft_folder_is_made_again(library, tmp_path):
     folder = convert(library / "gouache.safetensors", "peft", library / "thick paint").path
-    both = blend_file(["ink:0.7", f"{folder}:0.2"], tmp_path / "both.safetensors", "tiny", library)
+    both = blend_file(["ink:0.7", f"{folder}:0.2"], tmp_path / "both.safetensors", "tiny", library).path
     assert "thick paint" in read_header(both).metadata["modelspec.merged_from"]
     said = []
     make_again(both, library, tmp_path / "out", report=notes(said))

@@ -417,9 +417,9 @@ def test_one_user_cannot_fill_the_queue(serve, model):
         ({"guidance": float("nan")}, "0 to 100"),
         ({"base": "tiny"}, "the one that is open"),
         ({"prompt": "x" * 20_000}, "20000 letters"),
-        ({"styles": (Style("ink", 11.0, "x", "y"),)}, "weight from -10 to 10"),
-        ({"styles": (Style("ink", float("nan"), "x", "y"),)}, "weight from -10 to 10"),
-        ({"styles": (Style("ink", 1.0, "x", "y"), Style("ink", 0.5, "x", "z"))}, "twice"),
+        ({"styles": (Style("ink", 11.0, "x", "y"),)}, "from -10 to 10"),
+        ({"styles": (Style("ink", float("nan"), "x", "y"),)}, "from -10 to 10"),
+        ({"styles": (Style("ink", 1.0, "x", "y"), Style("ink", 0.5, "x", "z"))}, "two files are called ink"),
     ],
 )
 def test_a_wrong_request_is_refused_before_it_waits(serve, model, change, words):

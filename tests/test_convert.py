@@ -205,7 +205,7 @@ def test_a_conversion_says_its_source_and_is_made_again_to_the_last_bit(library,
 
 
 def test_a_blend_is_made_again_and_a_source_that_has_changed_is_said(library, tmp_path, tiny):
-    both = blend_file(["ink:0.7", "gouache:-0.4"], tmp_path / "both.safetensors", "tiny", library)
+    both = blend_file(["ink:0.7", "gouache:-0.4"], tmp_path / "both.safetensors", "tiny", library).path
     said = []
     again = make_again(both, library, tmp_path / "out", report=lambda event: said.append(event.text))
     assert content_sha256(again) == content_sha256(both) and "to the last bit" in said[-1]

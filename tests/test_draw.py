@@ -57,7 +57,7 @@ def test_every_picture_redraws_itself_bit_for_bit(config, model):
 
 def test_pictures_of_different_blends_redraw_themselves_bit_for_bit(config, model, library, tmp_path):
     names = ("ink", "gouache")
-    from difflora.drawing.request import find_style, load_styles
+    from difflora.drawing.styles import find_style, load_styles
 
     found = [find_style(name, library) for name in names]
     adapters = load_styles(found, model)
@@ -78,7 +78,7 @@ def test_pictures_of_different_blends_redraw_themselves_bit_for_bit(config, mode
 
 
 def test_folded_pictures_equal_gated_ones(config, model, library):
-    from difflora.drawing.request import find_style, load_styles
+    from difflora.drawing.styles import find_style, load_styles
 
     styles = tuple(find_style(text, library) for text in ("ink:0.7", "gouache:-0.4"))
     adapters = load_styles(styles, model)
@@ -105,7 +105,7 @@ def test_the_recipe_says_all_that_was_asked(config, model):
     assert (recipe.prompt, recipe.negative, recipe.seed, recipe.steps, recipe.guidance) == ("cat", "dog", 6, 3, 3.0)
     assert [(s.name, s.weight) for s in recipe.styles] == [("ink", 0.7), ("gouache", -0.4)]
     with Image.open(path) as picture:
-        assert "<lora:ink:0.7>" in picture.text["parameters"]
+        assert f"<lora:ink:{0.7 * recipe.styles[0].gain:g}>" in picture.text["parameters"]
 
 
 def test_a_changed_style_file_is_not_drawn_as_the_old_one(config, model):
@@ -198,10 +198,12 @@ def test_recipes_are_drawn_together_only_when_they_share_their_settings():
         ({"size": "50"}, "multiples of 8"),
         ({"size": "big"}, "--size big"),
         ({"sampler": "magic"}, "expected one of ddim"),
-        ({"lora": ("ink:much",)}, "weight from -10 to 10"),
+        ({"lora": ("ink:much",)}, "ink:much: 'much' in 'much' is no number: expected a weight from -10 to 10"),
         ({"lora": ("ink:nan",)}, "weight from -10 to 10"),
-        ({"lora": ("ink:11",)}, "weight from -10 to 10"),
-        ({"lora": ("ink:0.5", "ink:0.5")}, "twice"),
+        ({"lora": ("ink:11",)}, "weight 11: expected a number from -10 to 10"),
+        ({"lora": ("ink:1/-11",)}, "weight -11: expected a number from -10 to 10"),
+        ({"lora": ("ink:1@upp=2",)}, "no block 'upp': expected up"),
+        ({"lora": ("ink:1@steps=0.7-0.2",)}, "shares of the drawing that rise"),
         ({"prompts_file": Path("nowhere.txt")}, "not readable"),
     ],
 )

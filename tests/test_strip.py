@@ -17,8 +17,8 @@ from difflora.adapters.files import save_adapter
 from difflora.config import SheetConfig
 from difflora.drawing.generate import generate
 from difflora.drawing.recipe import Recipe, Style, parse_recipe
-from difflora.drawing.request import find_style, load_styles
 from difflora.drawing.strip import draw_sheet, line, strengths, strip_recipes, triangle
+from difflora.drawing.styles import find_style, load_styles
 from difflora.errors import DiffloraError, RequestError
 
 
@@ -125,7 +125,6 @@ def test_a_sheet_is_never_written_over_another(config, model):
         ({"lora": ()}, "one, two or three"),
         ({"lora": ("ink", "gouache", "clay", "clay")}, "one, two or three"),
         ({"lora": ("ink", "gouache", "clay")}, "expected one prompt"),
-        ({"lora": ("ink", "ink")}, "twice"),
         ({"lora": ("ink", "ghost")}, "ghost"),
         ({"prompts": ()}, "no prompt"),
         ({"steps_between": 1}, "from 2 to 16"),

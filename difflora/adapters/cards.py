@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
-from ..config import WEIGHT_LIMIT
 from ..errors import AdapterFileError
+from ..strength import WEIGHT_LIMIT
 from .disk import content_sha256, stamp
 from .fitting import check_fit
 from .forms import forms_by_name

@@ -13,8 +13,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from ..config import WEIGHT_LIMIT, check_name, demand
+from ..config import check_name, demand
 from ..errors import AdapterFileError, OutputError
+from ..strength import WEIGHT_LIMIT
 from .adapter import Adapter
 from .convert import Converted, repair
 from .disk import content_sha256, refused, take_name, writable_folder, write_atomic

@@ -6,23 +6,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from .flags import Json, Positional, arg
+from ..config import BlendConfig
+from .flags import Json, Positional, Switch, arg, plain_flags
 
 
+@plain_flags
 @dataclass(frozen=True, kw_only=True)
-class Blend:
-    """Write a blend of styles as one file: the exact sum of their updates."""
+class Blend(BlendConfig):
+    """Write a blend of styles as one file: the exact sum of their updates, unless a smaller one is asked for."""
 
-    lora: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME[:WEIGHT] …", help="Styles and weights, -10 to 10.")]
+    lora: Annotated[
+        Positional[tuple[str, ...]],
+        arg(
+            metavar="NAME[:WEIGHT] …",
+            help="Styles and weights, -10 to 10: ink:0.7, ink:0.7/0.3 (words apart), ink:0.7@up=0.4,mid=0 (by block), "
+            "ink:0.7@texture (in that alone).",
+        ),
+    ] = ()
     out: Annotated[Path, arg(help="The file to write, ending in .safetensors.")]
     base: Annotated[str, arg(help="Model the styles were learnt on.")] = "tiny"
     loras: Annotated[Path, arg(help="Folder where styles are looked up by name.")] = Path("loras")
+    force: Annotated[Switch, arg(help="Write over a file that is there.")] = False
+    json: Json = False
 
     def run(self) -> None:
         """Call the library and render."""
+        from .. import render
         from ..drawing.request import blend_file
 
-        print(blend_file(self.lora, self.out, self.base, self.loras))
+        screen = render.screen(self.json)
+        with screen:
+            made = blend_file(self.lora, self.out, self.base, self.loras, self, screen.report)
+        screen.blended(made)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from ..adapters.files import content_sha256
-from ..config import WEIGHT_LIMIT, demand, in_range
+from ..config import Budget, demand, in_range
 from ..errors import RequestError
 from ..models.family import BaseModel
 from ..models.samplers import make_sampler
@@ -34,7 +35,9 @@ def admit(recipes: Sequence[Recipe], model: BaseModel, *, ordered: bool = True) 
     ready = []
     for recipe in recipes:
         styles = [replace(s, sha256=hashes[s]) for s in recipe.styles]
-        styles = sorted(styles, key=lambda style: style.name) if ordered else styles
+        # Where one style makes way for another, their order means something.
+        free = ordered and not recipe.orthogonal and not recipe.switch
+        styles = sorted(styles, key=lambda style: (style.name, str(style.asked))) if free else styles
         ready.append((replace(recipe, styles=tuple(styles), version=__version__), runs[recipe.sampler, recipe.steps]))
     return ready
 
@@ -59,10 +62,17 @@ def check_recipe(recipe: Recipe, model: BaseModel) -> None:
         f"size {recipe.width}x{recipe.height}",
         f"at most {LARGEST} times the pixels of {model.side}x{model.side}, what this base draws",
     )
-    names = [style.name for style in recipe.styles]
+    in_range("orthogonal", recipe.orthogonal, 0, 1)
+    in_range("switch", recipe.switch, 0, 1000)
+    demand(recipe.budget in get_args(Budget), f"budget {recipe.budget!r}", ", ".join(get_args(Budget)))
+    contents = {style.name: style.sha256 for style in recipe.styles}
     for style in recipe.styles:
-        demand(names.count(style.name) == 1, f"style {style.name} twice", "each style once")
-        demand(abs(style.weight) <= WEIGHT_LIMIT, f"weight {style.weight} of {style.name}", "a weight from -10 to 10")
+        same = contents[style.name] == style.sha256
+        demand(same, f"two files are called {style.name}", "names that differ; rename one")
+        try:
+            _ = style.strength
+        except RequestError as error:
+            raise RequestError(f"{style.name}: {error}") from None
 
 
 def passes(recipe: Recipe, model: BaseModel) -> int:

@@ -7,31 +7,62 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..adapters.adapter import Adapter, Info
-from ..adapters.blend import blend
+from ..adapters.compress import true_error
 from ..adapters.disk import take_name
 from ..adapters.files import content_sha256, load_adapter, read_header, save_adapter, writable_folder
 from ..adapters.forms import forms_by_name
 from ..adapters.metadata import THUMBNAIL, TRIGGER, WEIGHT, data_url, now, ranks_in_words
 from ..adapters.names import candidates
+from ..adapters.precision import DTYPES
 from ..adapters.thumbnail import clean_thumbnail
+from ..config import BlendConfig
 from ..errors import OutputError, RequestError
+from ..events import Report, ignore
 from ..models.family import BaseModel
 from ..version import __version__
+from .balance import Balance
+from .blending import blended
 from .generate import generate
 from .recipe import Recipe, Style
 from .styles import load_styles
 
+BLEND, HOW = "difflora.blend", "difflora.blend_settings"
+EXACT = BlendConfig(budget="sum")
 # Bytes of a header beside its names: three rows a layer with dtype, shape and place, and the blend's own words.
 ROW_WORDS, METADATA_WORDS, STYLE_WORDS = 62, 1180, 140
 ENDINGS, PREFIX = ("lora_down.weight", "lora_up.weight", "alpha"), len("lora_unet_") - len("unet:")
 HALF, ALPHA = 2, 4
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A blend that was written."""
+
+    path: Path
+    styles: tuple[Style, ...]
+    """What it was made of, with what the budget made of their weights."""
+    rank: str
+    """ "12", or "4 to 20" when layers differ."""
+    layers: int
+    size: int
+    """Bytes."""
+    distance: float
+    """Of what the method makes from the plain sum: relative, in the Frobenius norm over all layers; 0 for sum."""
+    error: float
+    """What cutting it to smaller ranks costs, in the same measure; 0 where nothing was cut."""
+    measured: float
+    """From the plain sum to the file as it was read back, with what the method, cutting and storing cost."""
+
+    def row(self) -> dict[str, object]:
+        """As JSON-ready values."""
+        return asdict(self) | {"path": str(self.path), "styles": [source_row(style) for style in self.styles]}
 
 
 @dataclass(frozen=True)
@@ -69,50 +100,70 @@ def export(
     styles: Sequence[Style],
     out: Path,
     model: BaseModel,
+    asked: BlendConfig = EXACT,
     *,
     base: str | None = None,
     thumbnail: bytes = b"",
-    overwrite: bool = False,
-) -> Path:
-    """Write the exact sum of styles as one style of preferred weight 1, with its recipe in the header.
+    report: Report = ignore,
+) -> Exported:
+    """Write a blend of styles as one style of preferred weight 1, with its recipe in the header, and read it back.
 
-    base: how the model was named when it was opened; thumbnail: a picture for its card, left out if it is none.
-    Raises OutputError for a name that is taken unless told to overwrite, and what `load_styles` raises.
+    asked: the exact sum unless given. base: how the model was named when it was opened; thumbnail: a picture for its
+    card, left out if it is none. Raises OutputError for a name that is taken unless `asked` forces it, RequestError for
+    what no file can hold, and what `load_styles` raises.
     """
     check_out(out)
-    if not overwrite and out.exists():
+    if not asked.force and out.exists():
         raise taken(out)
-    adapters = load_styles(styles, model)
+    styles, made, summed = blended(styles, load_styles(styles, model), Balance(model), asked, report)
+    info = Info(out.stem, model.family, base or model.name, made.adapter.info.trigger)
+    adapter = replace(made.adapter, info=info)
     writable_folder(out.parent)
-    triggers = ", ".join(dict.fromkeys(a.info.trigger for a in adapters.values() if a.info.trigger))
-    info = Info(out.stem, model.family, base or model.name, triggers)
-    summed = blend([adapters[s.name] for s in styles], [s.weight for s in styles], info)
-    metadata = blend_metadata(styles, summed, clean_thumbnail(thumbnail))
-    if overwrite:
-        return save_adapter(out, summed, metadata)
+    write_blend(out, adapter, blend_metadata(styles, asked, adapter, clean_thumbnail(thumbnail)), asked)
+    back = load_adapter(out, model.shapes(), model.family)
+    ranks = ranks_in_words({update.rank for update in adapter.layers.values()})
+    gap = true_error(back, summed)
+    return Exported(out, tuple(styles), ranks, len(adapter), out.stat().st_size, made.distance, made.error, gap)
+
+
+def write_blend(out: Path, adapter: Adapter, metadata: Mapping[str, str], asked: BlendConfig) -> None:
+    """Write the file under its name, which nobody may have taken meanwhile."""
+    dtype = DTYPES[asked.precision]
+    if asked.force:
+        save_adapter(out, adapter, metadata, dtype)
+        return
     temp = out.with_name(f".{secrets.token_hex(8)}{out.suffix}")
     try:
-        if not take_name(save_adapter(temp, summed, metadata), out):
+        if not take_name(save_adapter(temp, adapter, metadata, dtype), out):
             raise taken(out)
     finally:
         with suppress(OSError):
             temp.unlink(missing_ok=True)
-    return out
 
 
-def blend_metadata(styles: Sequence[Style], summed: Adapter, thumbnail: bytes) -> dict[str, str]:
-    """The header of a blend: what it was made from, in our words and in those of other tools."""
+def blend_metadata(
+    styles: Sequence[Style], asked: BlendConfig, summed: Adapter, thumbnail: bytes = b""
+) -> dict[str, str]:
+    """The header of a blend: what it was made from and how, in our words and in those of other tools."""
     name = summed.info.name
-    sources = [{"name": s.name, "weight": s.weight, "sha256": s.sha256} for s in styles]
+    sources = [source_row(style) for style in styles]
+    how = {field.name: getattr(asked, field.name) for field in fields(BlendConfig) if field.name != "force"}
     rows = {
         "ss_output_name": name, "modelspec.title": name, "modelspec.date": now(),
         "modelspec.usage_hint": blend_hint(summed.info.trigger),
         "modelspec.merged_from": ", ".join(s.name for s in styles), "difflora.version": __version__,
         "difflora.family": summed.info.family, "difflora.base": summed.info.base, WEIGHT: "1",
-        "difflora.blend": json.dumps(sources),
+        BLEND: json.dumps(sources), HOW: json.dumps(how),
     }  # fmt: skip
     rows |= {TRIGGER: summed.info.trigger} if summed.info.trigger else {}
     return rows | ({THUMBNAIL: data_url(thumbnail)} if thumbnail else {})
+
+
+def source_row(style: Style) -> dict[str, object]:
+    """A source of a blend: its weight as it was asked for, and what the budget made of it."""
+    row = asdict(style)
+    kept = ("name", "weight", "sha256", "text", "blocks", "gain")
+    return {key: row[key] for key in kept if row[key] not in (None, ())}
 
 
 def blend_hint(trigger: str) -> str:
@@ -132,10 +183,10 @@ def same_picture(
     alone = replace(stacked, styles=(Style(file.stem, 1.0, str(file), content_sha256(file)),))
     written = {file.stem: load_adapter(file, model.shapes(), model.family)}
     [(_, first)], [(_, second)] = generate(model, [stacked], adapters), generate(model, [alone], written)
-    return first, second, difference(first, second)
+    return first, second, apart(first, second)
 
 
-def difference(a: Image.Image, b: Image.Image) -> int:
+def apart(a: Image.Image, b: Image.Image) -> int:
     """The largest difference of any channel of any pixel, 0 to 255; raises RequestError for two sizes."""
     if a.size != b.size:
         raise RequestError(f"pictures of {a.width}x{a.height} and {b.width}x{b.height}: expected one size")
@@ -151,4 +202,4 @@ def check_out(out: Path) -> None:
 
 def taken(out: Path) -> OutputError:
     """That a file of this name is there already."""
-    return OutputError(f"{out} is there already; expected a free name; choose another")
+    return OutputError(f"{out} is there already; expected a free name; choose another, or --force")

@@ -14,6 +14,8 @@ from ..adapters.adapter import Adapter
 from ..events import Progress, Report, ignore
 from ..models.attach import Stack, attached
 from ..models.family import BaseModel
+from .balance import Balance
+from .mixing import acting, is_timed, settled, strengths, strengths_at
 from .recipe import Recipe
 
 
@@ -35,7 +37,8 @@ def batched(recipes: Sequence[Recipe], size: int) -> list[list[Recipe]]:
 def _settings(recipe: Recipe) -> tuple:
     """What all pictures of a batch share."""
     names = tuple(s.name for s in recipe.styles)
-    return recipe.steps, recipe.guidance, recipe.width, recipe.height, recipe.sampler, names, recipe.folded
+    size = recipe.width, recipe.height
+    return recipe.steps, recipe.guidance, *size, recipe.sampler, names, recipe.orthogonal, recipe.folded
 
 
 def generate(
@@ -49,15 +52,17 @@ def generate(
     """Draw every recipe in order; `adapters` by the names the recipes use, all recipes naming the same ones.
 
     Weights may differ from picture to picture of a batch; a recipe marked folded must share its weights with the rest.
+    Each comes back with what its budget made of its weights, and is drawn the same again with that.
     """
-    names = [style.name for style in recipes[0].styles] if recipes else []
-    groups = batched(recipes, batch)
+    groups = batched(settled(recipes, adapters, Balance(model)), batch)
     done, total = 0, sum(group[0].steps for group in groups)
     for group in groups:
-        with attached(model.parts, [adapters[name] for name in names]) if names else nullcontext() as stack:
+        own = acting(group[0].styles, adapters, group[0].orthogonal)
+        with attached(model.parts, own) if own else nullcontext() as stack:
             set_weights(stack, group)
 
-            def on_step(step: int, clean: Tensor, start: int = done) -> None:
+            def on_step(step: int, clean: Tensor, start: int = done, stack=stack, group=group) -> None:
+                turn_weights(stack, group, step)
                 report(Progress("drawing", start + step, total))
 
             pixels = draw_batch(model, group, on_step)
@@ -70,11 +75,16 @@ def set_weights(stack: Stack | None, group: Sequence[Recipe]) -> None:
     """Give each row its blend, or fold the one they share."""
     if stack is None:
         return
-    table = [[style.weight for style in recipe.styles] for recipe in group]
     if group[0].folded:
-        stack.fold(table[0])
+        stack.fold(strengths(group[0]))
     else:
-        stack.weights(table)
+        stack.weights([strengths(recipe) for recipe in group])
+
+
+def turn_weights(stack: Stack | None, group: Sequence[Recipe], step: int) -> None:
+    """Give each row what acts at a step, where that changes."""
+    if stack is not None and any(map(is_timed, group)):
+        stack.weights([strengths_at(recipe, step) for recipe in group])
 
 
 def draw_batch(model: BaseModel, group: Sequence[Recipe], on_step) -> Tensor:
@@ -93,8 +103,9 @@ def draw_batch(model: BaseModel, group: Sequence[Recipe], on_step) -> Tensor:
 
 
 def constant_blend(recipes: Sequence[Recipe]) -> bool:
-    """Whether all pictures share one blend, so that it can be folded into the weights."""
-    return len({tuple((s.name, s.weight) for s in r.styles) for r in recipes}) == 1
+    """Whether all pictures share one blend from the first step to the last, so that it can be folded."""
+    alike = len({(r.styles, r.budget, r.orthogonal) for r in recipes}) == 1
+    return alike and not any(map(is_timed, recipes))
 
 
 def mark_folded(recipes: Sequence[Recipe]) -> list[Recipe]:

@@ -10,19 +10,44 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from ..adapters.files import write_atomic
+from ..config import Budget
 from ..errors import RequestError
+from ..strength import Strength
 
 KEY = "difflora"
 
 
 @dataclass(frozen=True)
 class Style:
-    """One adapter of a blend: where it was found, its sha256, and its weight."""
+    """One adapter of a blend: where it was found, its sha256, and its weight as it was asked for, see `Strength`."""
 
     name: str
     weight: float
     path: str = ""
     sha256: str = ""
+    text: float | None = None
+    blocks: tuple[tuple[str, float], ...] = ()
+    start: float = 0.0
+    end: float = 1.0
+    gain: float | None = None
+    """What the budget multiplies all of its weights with; None until it is known."""
+
+    @property
+    def asked(self) -> Strength:
+        """Its weights as they were asked for."""
+        return Strength(self.weight, self.text, self.blocks, self.start, self.end)
+
+    @property
+    def strength(self) -> Strength:
+        """Its weights as they act."""
+        return self.asked if self.gain is None else self.asked.scaled(self.gain)
+
+    def at(self, strength: Strength) -> Style:
+        """The style with other weights; what the budget makes of them is not known yet."""
+        own = strength
+        return replace(
+            self, weight=own.image, text=own.text, blocks=own.blocks, start=own.start, end=own.end, gain=None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +64,9 @@ class Recipe:
     sampler: str | None = None
     base: str = "tiny"
     styles: tuple[Style, ...] = ()
+    budget: Budget = "sum"
+    orthogonal: float = 0.0
+    switch: int = 0
     batch: int = 1
     """Pictures in the batch it was drawn in: matrix products round differently at other sizes."""
     row: int = 0
@@ -53,7 +81,7 @@ class Recipe:
 
     def infotext(self) -> str:
         """The recipe in the words other programs read from a PNG's "parameters"."""
-        tags = "".join(f" <lora:{s.name}:{s.weight:g}>" for s in self.styles if s.weight)
+        tags = "".join(f" <lora:{s.name}:{s.strength.image:g}>" for s in self.styles if s.strength.image)
         lines = [self.prompt + tags]
         if self.negative:
             lines.append(f"Negative prompt: {self.negative}")
@@ -73,12 +101,26 @@ def parse_recipe(text: str) -> Recipe:
     values = json.loads(text)
     known = {f.name for f in fields(Recipe)}
     values = {k: v for k, v in values.items() if k in known}
-    styles = tuple(Style(**style) for style in values.pop("styles", ()))
+    styles = tuple(style_of(row) for row in values.pop("styles", ()))
     recipe = Recipe(styles=styles, **values)
     numbers = (recipe.seed, recipe.steps, recipe.width, recipe.height, recipe.batch, recipe.row)
     if not all(isinstance(n, int) and 0 <= n < 2**31 for n in numbers) or not recipe.row < recipe.batch <= 1024:
         raise ValueError("numbers out of range")
     return recipe
+
+
+def style_of(row: dict) -> Style:
+    """A style of a recipe; raises ValueError or TypeError for what is none."""
+    known = {f.name for f in fields(Style)}
+    row = {key: value for key, value in row.items() if key in known}
+    blocks = tuple((str(name), float(weight)) for name, weight in row.pop("blocks", ()))
+    style = Style(**row, blocks=blocks)
+    try:
+        if not isinstance(style.strength.image, int | float):
+            raise ValueError("a weight is no number")
+    except RequestError as error:
+        raise ValueError(str(error)) from None
+    return style
 
 
 def save_picture(picture: Image.Image, recipe: Recipe, path: Path) -> None:

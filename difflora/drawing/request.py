@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..adapters.files import writable_folder
-from ..config import DrawConfig, PictureConfig, parse_size
+from ..config import BlendConfig, DrawConfig, PictureConfig, parse_size
 from ..errors import RequestError
 from ..events import Note, Report, Saved, ignore
 from ..models.family import BaseModel, open_model
 from ..version import __version__
-from .export import check_out, export
+from .export import EXACT, Exported, check_out, export, taken
 from .generate import generate, mark_folded
 from .recipe import Recipe, Style, read_recipe, save_picture
-from .styles import find_style, found_again, load_styles
+from .styles import find_styles, found_again, load_styles
 
 Drawn = list[tuple[Path, Recipe]]
 
@@ -25,7 +25,7 @@ def draw_files(config: DrawConfig, report: Report = ignore, model: BaseModel | N
     writable_folder(config.out)
     if config.like is not None:
         return draw_like(config, report, model)
-    styles = [find_style(text, config.loras) for text in config.lora]
+    styles = find_styles(config.lora, config.loras)
     prompts = read_prompts(config)
     if config.size:
         parse_size(config.size)
@@ -47,7 +47,7 @@ def recipes_for(config: PictureConfig, styles: Sequence[Style], model: BaseModel
         Recipe(
             prompt=prompt, negative=config.negative, seed=config.seed + i, steps=config.steps, guidance=config.guidance,
             width=width, height=height, sampler=config.sampler, base=config.base, styles=tuple(styles),
-            version=__version__,
+            budget=config.budget, orthogonal=config.orthogonal, switch=config.switch, version=__version__,
         )
         for prompt in read_prompts(config)
         for i in range(config.count)
@@ -108,10 +108,16 @@ def numbered(path: Path) -> Path:
     return free
 
 
-def blend_file(loras: Sequence[str], out: Path, base: str, folder: Path) -> Path:
-    """Write the exact sum of styles as one file with its recipe in the header; raises DiffloraError."""
+def blend_file(
+    loras: Sequence[str], out: Path, base: str, folder: Path, asked: BlendConfig = EXACT, report: Report = ignore
+) -> Exported:
+    """Write a blend of styles as one file with its recipe in the header, the exact sum unless asked otherwise.
+
+    Raises DiffloraError.
+    """
     check_out(out)
-    styles = [find_style(text, folder) for text in loras]
-    if not styles:
+    if not loras:
         raise RequestError("nothing to blend: expected styles such as ink:0.7 gouache:0.4")
-    return export(styles, out, open_model(base), base=base, overwrite=True)
+    if out.exists() and not asked.force:
+        raise taken(out)
+    return export(find_styles(loras, folder), out, open_model(base), asked, base=base, report=report)

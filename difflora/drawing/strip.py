@@ -20,7 +20,7 @@ from .generate import generate
 from .recipe import KEY, Recipe
 from .request import numbered, read_prompts, recipes_for
 from .sheet import grid
-from .styles import find_style, load_styles
+from .styles import find_styles, load_styles
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def strip_recipes(recipe: Recipe, places: Sequence[int], cells: Sequence[Cell]) 
     for cell in cells:
         styles = list(recipe.styles)
         for place, weight in zip(places, cell.weights, strict=True):
-            styles[place] = replace(styles[place], weight=weight)
+            styles[place] = replace(styles[place], weight=weight, gain=None)
         drawn.append(replace(recipe, styles=tuple(styles), folded=False, batch=1, row=0))
     return drawn
 
@@ -83,7 +83,7 @@ def draw_sheet(
 
     Returns its path and every cell with its recipe; the recipes are inside the picture too. Raises DiffloraError.
     """
-    styles = [find_style(text, config.loras) for text in config.lora]
+    styles = find_styles(config.lora, config.loras)
     rows = len(read_prompts(config)) * config.count
     if not 1 <= len(styles) <= 3:
         raise RequestError(f"{len(styles)} styles: expected one, two or three, such as --lora ink --lora gouache")

@@ -28,7 +28,8 @@ Finished = Callable[[Recipe, Image.Image], None]
 def settings(recipe: Recipe) -> tuple:
     """What all pictures of a batch share; their prompts, seeds and weights may differ."""
     styles = tuple((style.name, style.sha256) for style in recipe.styles)
-    return recipe.steps, recipe.guidance, recipe.width, recipe.height, recipe.sampler, styles
+    size = recipe.width, recipe.height
+    return recipe.steps, recipe.guidance, *size, recipe.sampler, recipe.orthogonal, styles
 
 
 class Ticket:

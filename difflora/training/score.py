@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..config import parse_lora
 from ..drawing.generate import generate
 from ..drawing.recipe import Recipe, Style
-from ..drawing.request import find_style, load_styles
+from ..drawing.styles import find_style, load_styles
 from ..errors import ImageFolderError
 from ..events import Progress, Report, ignore
 from ..models.family import BaseModel, open_model
