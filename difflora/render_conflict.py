@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .adapters.conflict_words import Finding
     from .adapters.overlap import Share
 
-BAR = 8
+BAR = 6
 COLOURS = {"agree": "green", "cancel": "red", "collide": "yellow"}
 LEAST = 0.25
 """What a full bar stands for, unless something is larger."""

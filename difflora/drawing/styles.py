@@ -17,9 +17,22 @@ from .recipe import Style
 
 def find_style(text: str, folder: Path) -> Style:
     """NAME[:WEIGHT] -> a style with its file and the sha256 of its numbers."""
-    name, weight = parse_lora(text)
+    name, strength = parse_lora(text)
     path = find_adapter(name, folder)
-    return Style(style_name(path), weight, str(path), content_sha256(path))
+    return Style(style_name(path), strength.image, str(path), content_sha256(path)).at(strength)
+
+
+def find_styles(texts: Sequence[str], folder: Path) -> list[Style]:
+    """Every NAME[:WEIGHT] as a style; one may stand there twice, and another file of the same name gets a number."""
+    found: list[Style] = []
+    for style in (find_style(text, folder) for text in texts):
+        others = {other.name: other.sha256 for other in found}
+        name, number = style.name, 1
+        while others.get(name, style.sha256) != style.sha256:
+            number += 1
+            name = f"{style.name} ({number})"
+        found.append(replace(style, name=name))
+    return found
 
 
 def found_again(style: Style, folder: Path) -> Style:
@@ -69,12 +82,11 @@ def renamed_to(digest: str, folder: Path) -> Path | None:
 
 
 def load_styles(styles: Sequence[Style], model: BaseModel) -> dict[str, Adapter]:
-    """Every style's adapter, by name; RequestError when a name is given twice."""
-    names = [style.name for style in styles]
+    """Every style's adapter by name, each file read once; RequestError for two files of one name."""
+    files = {(style.name, style.sha256): Path(style.path) for style in styles}
+    names = [name for name, _ in files]
     for name in names:
         if names.count(name) > 1:
-            raise RequestError(
-                f"--lora {name} is given twice: expected each style once, with the weight it should have"
-            )
+            raise RequestError(f"two files are called {name}: expected names that differ; rename one")
     shapes = model.shapes()
-    return {style.name: load_adapter(Path(style.path), shapes, model.family) for style in styles}
+    return {name: load_adapter(path, shapes, model.family) for (name, _), path in files.items()}
