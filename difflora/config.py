@@ -239,6 +239,10 @@ def parse_lora(text: str) -> tuple[str, Strength]:
     """NAME or NAME:WEIGHT, as `parse_strength` takes it -> (name, strength); raises RequestError."""
     name, colon, said = text.rpartition(":")
     # A path may hold colons and slashes, and a weight a slash: C:\\styles\\ink, a:b/ink, ink:0.7/0.3.
+    if not colon and "@" in text and not text.endswith(".safetensors"):
+        # ink@colour: at its own weight, in that part.
+        name, _, blocks = text.rpartition("@")
+        colon, said = ":", f"@{blocks}"
     if not colon or said.startswith(("/", "\\")) or (said[:1].isalpha() and set(said) & {"/", "\\"}):
         return text, Strength()
     demand(bool(name), f"--lora {text}", "NAME:WEIGHT, such as ink:0.7")

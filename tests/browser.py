@@ -49,7 +49,7 @@ class Studio:
     url: str = ""
 
     def __getattr__(self, name: str) -> Path:
-        if name not in {"loras", "runs", "pictures", "datasets", "images"}:
+        if name not in {"loras", "runs", "pictures", "datasets", "images", "merged"}:
             raise AttributeError(name)
         return self.place / name
 
@@ -76,7 +76,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory, pictures_folder: Path) -> I
     write_styles(place / "loras")
     shutil.copytree(pictures_folder, place / "images" / "blobs")
     log = (place / "log.txt").open("w")
-    folders = {"loras": "loras", "runs": "runs", "out": "pictures", "datasets": "datasets", "images": "images"}
+    folders = {name: name for name in ("loras", "runs", "datasets", "images", "merged")} | {"out": "pictures"}
     flags = [part for flag, name in folders.items() for part in (f"--{flag}", str(place / name))]
     root = Path(__file__).parents[1]
     env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -73,6 +73,20 @@ def test_blend_writes_a_style_that_draws_at_once(client, studio):
     path.unlink()
 
 
+def test_a_program_says_how_styles_act_together_and_how_small_their_file_is(client, studio):
+    how = {"budget": "normalised", "orthogonal": 0.5, "switch": 1}
+    styles = ["gouache:0.9/0.2@up=0.4", "ink:0.9@steps=0-0.5"]
+    [drawn] = client.predict("a cat", styles, steps=2, **how, api_name="/draw")
+    recipe = read_recipe(studio.pictures / drawn["name"])
+    assert {name: getattr(recipe, name) for name in how} == how
+    assert [f"{style.name}:{style.asked}" for style in recipe.styles] == styles
+    made = client.predict(styles[:1], "small", {"max_error": 0.3, "budget": "sum"}, api_name="/blend")
+    path = studio.loras / "small.safetensors"
+    assert (made["rank"], made["size"]) == (card(path).rank, path.stat().st_size)
+    assert 0 < made["error"] <= 0.3 and made["measured"] == pytest.approx(made["error"], abs=1e-3)
+    path.unlink()
+
+
 def test_a_training_is_queued_and_its_end_is_seen_in_status(client, studio):
     settings = {"name": "polled", "steps": 2, "rank": 2, "batch": 2, "preview_every": 0, "trigger": "polledstyle"}
     # What a checkpoint draws and reads takes longer than two steps; of small pictures it takes a quarter.
@@ -113,11 +127,20 @@ def test_status_says_which_styles_fit_and_what_is_drawn(client):
         ("/draw", {"prompt": "a cat", "styles": ["nothing:1"]}, "nothing"),
         ("/draw", {"prompt": "a cat", "styles": ["ink:99"]}, "-10 to 10"),
         ("/draw", {"prompt": " "}, "prompt"),
+        ("/draw", {"prompt": "a cat", "budget": "much"}, "'much'"),
+        ("/draw", {"prompt": "a cat", "orthogonal": 2}, "orthogonal 2"),
+        ("/draw", {"prompt": "a cat", "styles": ["ink:1@sky=2"]}, "sky"),
         ("/draw", {"prompt": "a cat", "steps": 0}, "steps 0: expected a number from 1 to 1000"),
         ("/draw", {"prompt": "a cat", "styles": ["../loras/ink"]}, "ink"),
         ("/draw", {"prompt": "a cat", "styles": ["foreign"]}, "foreign"),
         ("/blend", {"styles": ["ink"], "name": "../up"}, "'../up'"),
         ("/blend", {"styles": ["ink"], "name": "gouache"}, "gouache"),
+        ("/blend", {"styles": ["ink"], "name": "x", "settings": {"force": True}}, "'force'"),
+        (
+            "/blend",
+            {"styles": ["ink"], "name": "x", "settings": {"rank": 2, "max_error": 0.1}},
+            "rank beside max error",
+        ),
         ("/train", {"folder": "/etc"}, "not in the folders of this studio"),
         ("/train", {"folder": "blobs", "settings": {"out": "/tmp"}}, "'out'"),
         ("/train", {"folder": "blobs", "settings": {"rank": 0}}, "rank 0"),

@@ -99,6 +99,9 @@ def test_a_wrong_weight_is_one_line_with_what_was_expected(said, words):
         ("./a:b/ink", "./a:b/ink", 1.0),
         ("C:\\styles\\ink", "C:\\styles\\ink", 1.0),
         ("ink:0.5@up=1", "ink", 0.5),
+        ("ink@up=0.2", "ink", 1.0),
+        ("ink@up", "ink", 0.0),
+        ("me@home.safetensors", "me@home.safetensors", 1.0),
     ],
 )
 def test_a_name_ends_where_its_weight_begins(said, name, image):

@@ -53,8 +53,14 @@ def ask(page: Page, prompt: str, steps: int = FEW, **fields: object) -> None:
         page.locator("#settings-more > button").click()
     for name, value in {"steps": steps, **fields}.items():
         number = page.locator(f"#drawconfig-{name} input[type=number]")
-        number.fill(str(value))
-        number.press("Tab")
+        # A control that has just come up may put its default back once.
+        for _ in range(5):
+            number.fill(str(value))
+            number.press("Tab")
+            page.wait_for_timeout(40)
+            inputs = page.locator(f"#drawconfig-{name} input:not([type=hidden])").all()
+            if all(box.input_value() == str(value) for box in inputs):
+                break
 
 
 def drawn(page: Page, studio: Studio, button: str = "#draw") -> Path:

@@ -71,7 +71,12 @@ def filled(page: Page, studio: Studio) -> Path:
     picture = drawn(page, studio)
     page.locator("#strip-button").click()
     strip_files(page, studio, 10)
+    page.get_by_role("button", name=text("mixer.tune").format(name="ink"), exact=True).click()
     page.locator("#export-box > button").click()
+    page.locator("#export .segments label").filter(has_text=text("cut.rank")).click()
+    expect(page.locator("#export .cut-list .cut")).not_to_have_count(0)
+    for summary in page.locator("#mixer summary, #export summary").all():
+        summary.click()
     turn_to(page, "train")
     page.locator("#folder input, #folder textarea").fill(str(studio.images / "blobs"))
     page.locator("#open-folder").click()

@@ -10,11 +10,13 @@ import gradio as gr
 
 from difflora.config import DrawConfig, TrainConfig, parse_lora
 from difflora.drawing.batcher import Ticket
-from difflora.drawing.recipe import Recipe
+from difflora.drawing.recipe import Recipe, Style
 from difflora.errors import RequestError
+from difflora.events import ignore
 
 from . import easel, runs, trainings
-from .desk import Desk
+from .blends import acting, blend_config, write_blend
+from .desk import Desk, mix_row
 from .form import Form
 from .show import plainly, who
 from .training import BASIC, MORE
@@ -44,16 +46,21 @@ def draw_of(desk: Desk):
         guidance: float = 7.5,
         size: str | None = None,
         sampler: str | None = None,
+        budget: str | None = None,
+        orthogonal: float = 0.0,
+        switch: int = 0,
     ) -> list[dict]:
         """Draw a prompt and return the pictures once they are done.
 
-        prompt: one prompt a line. styles: such as ["ink:0.7", "gouache:0.4"]. seed: of the first picture; the next
-        ones count up. count: pictures per prompt. size: a side in pixels or WIDTHxHEIGHT. The result has one
-        {"name", "url", "recipe"} per picture; GET the url on the same server for the PNG.
+        prompt: one prompt a line. styles: such as ["ink:0.7", "gouache:0.7/0.3@up=0.4"]. seed: of the first picture;
+        the next ones count up. count: pictures per prompt. size: a side in pixels or WIDTHxHEIGHT. budget, orthogonal,
+        switch: as for `difflora generate`. The result has one {"name", "url", "recipe"} per picture; GET the url on
+        the same server for the PNG.
         """
         row = {
             "negative": negative, "seed": seed, "count": count, "steps": steps, "guidance": guidance, "size": size,
-            "sampler": sampler, "base": desk.config.base,
+            "sampler": sampler, "base": desk.config.base, "budget": budget, "orthogonal": orthogonal,
+            "switch": switch,
         }  # fmt: skip
         return await finished(desk, await asyncio.to_thread(ask, request, prompt, styles, row))
 
@@ -71,7 +78,8 @@ def mix_of(styles: list[str] | None) -> list[dict]:
     """["ink:0.7"] -> the mix of a page."""
     if not isinstance(styles, list | None):
         raise RequestError(f"styles {str(styles)[:40]!r}: expected a list such as ['ink:0.7']")
-    return [{"name": name, "weight": weight} for name, weight in map(parse_lora, map(plain, styles or []))]
+    asked = [parse_lora(plain(text)) for text in styles or []]
+    return [mix_row(Style(name, 1.0).at(strength)) for name, strength in asked]
 
 
 def plain(text: object) -> str:
@@ -105,13 +113,17 @@ def blend_of(desk: Desk):
     """The endpoint /blend."""
 
     @plainly
-    def blend(request: gr.Request, styles: list[str], name: str) -> dict:
-        """Write a blend of styles as one file of the library: the exact sum of their updates.
+    def blend(request: gr.Request, styles: list[str], name: str, settings: dict | None = None) -> dict:
+        """Write a blend of styles as one file of the library: their exact sum, unless settings say otherwise.
 
-        styles: such as ["ink:0.7", "gouache:0.4"]. name: of the new style. The result is {"name", "url", "size"}.
+        styles: such as ["ink:0.7", "gouache:0.4@up=0.2"]. name: of the new style. settings: fields of `difflora blend`
+        by name, such as {"max_error": 0.05, "budget": "sum"}. The result is {"name", "url", "size", "rank", "layers",
+        "distance", "error", "measured"}.
         """
-        file = easel.write_blend(desk, plain(name), mix_of(styles))
-        return {"name": file.stem, "url": f"/studio/styles/{file.stem}/file", "size": file.stat().st_size}
+        asked = blend_config(settings or {})
+        made = write_blend(desk, plain(name), acting(desk, {"styles": mix_of(styles)}), asked, ignore)
+        row = made.row() | {"name": made.path.stem, "url": f"/studio/styles/{made.path.stem}/file"}
+        return {key: value for key, value in row.items() if key not in ("path", "styles")}
 
     return blend
 

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from difflora.adapters.cards import Card, card, cards
 from difflora.adapters.families import Match
 from difflora.adapters.files import adapter_named, content_sha256
 from difflora.adapters.header import shown
-from difflora.config import WEIGHT_LIMIT, UiConfig
+from difflora.config_ui import UiConfig
+from difflora.drawing.balance import Balance
 from difflora.drawing.batcher import Batcher
+from difflora.drawing.prospect import Prospects
 from difflora.drawing.recipe import Style
 from difflora.errors import AdapterFileError, RequestError
 from difflora.models.family import BaseModel, open_model
+from difflora.strength import WEIGHT_LIMIT, Strength
 from difflora.training.queue import RunQueue
 from difflora.training.watch import Watch
 from difflora.turns import Turns
 
 from .doctor import Doctor
+from .jobs import Jobs
 from .pending import Pending
 
 ARTIST = "artist"
 MOST_STYLES = 8
+MOST_FORESEEN = 4
 Mix = Sequence[Mapping[str, object]]
 
 
@@ -39,6 +46,24 @@ class Drawing:
     """What the page needs to show it, such as the cells of a strip."""
 
 
+class Foreseen:
+    """What the last few blends and styles may become, so that a page may ask for another rank at once."""
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[tuple, Prospects] = OrderedDict()
+
+    def get(self, key: tuple) -> Prospects | None:
+        """What is known."""
+        return self.kept.get(key)
+
+    def keep(self, key: tuple, found: Prospects) -> Prospects:
+        """Know it from now on; the oldest goes."""
+        self.kept[key] = found
+        while len(self.kept) > MOST_FORESEEN:
+            self.kept.popitem(last=False)
+        return found
+
+
 class Desk:
     """One open base and the people who share it."""
 
@@ -48,7 +73,11 @@ class Desk:
         self.shapes = self.model.shapes()
         self.doctor = Doctor(Match(self.model.family, self.shapes))
         self.pending = Pending()
+        self.jobs = Jobs()
+        self.foreseen = Foreseen()
         self.batcher = Batcher(self.model, turn=Turns(config.runs / ".turns"))
+        self.balance, self.weighing = Balance(self.model), Lock()
+        """What budgets make of weights while others are drawn, for one page at a time."""
         self.queue = RunQueue(config.runs)
         self.runs = Watch(config.runs)
         self.user: Callable[[object], str] = lambda request: ARTIST
@@ -83,32 +112,58 @@ class Desk:
         """One style by its name alone; raises RequestError for anything else."""
         return card(self.file(name), self.shapes, self.model.family)
 
-    def style(self, name: str, weight: float) -> Style:
+    def style(self, name: str, strength: Strength) -> Style:
         """A style as recipes name it; raises DiffloraError."""
         path = self.file(name)
-        return Style(path.stem, weight, str(path), content_sha256(path))
+        return Style(path.stem, strength.image, str(path), content_sha256(path)).at(strength)
 
     def styles(self, mix: Mix) -> list[Style]:
         """The styles of a page's mix; raises RequestError for one that is no list of names and weights."""
         rows = list(mix or [])
         names = [str(row.get("name", "")) for row in rows if isinstance(row, Mapping)]
-        if len(names) < len(rows) or len(set(names)) < len(names) or len(rows) > MOST_STYLES:
-            raise RequestError(f"{len(rows)} styles: expected at most {MOST_STYLES}, each once, with a name and weight")
-        return [self.style(name, weight_of(row)) for name, row in zip(names, rows, strict=True)]
+        if len(names) < len(rows) or len(rows) > MOST_STYLES:
+            raise RequestError(f"{len(rows)} styles: expected at most {MOST_STYLES}, with a name and a weight")
+        return [self.style(name, strength_of(row)) for name, row in zip(names, rows, strict=True)]
 
     def close(self) -> None:
         """End what is being drawn; a training is paused and goes on when the studio is opened again."""
+        self.jobs.close()
         self.batcher.close()
         self.queue.close()
         self.pending.close()
 
 
-def weight_of(row: Mapping[str, object]) -> float:
-    """A weight from a page; RequestError unless it is a number from -10 to 10."""
+def strength_of(row: Mapping[str, object]) -> Strength:
+    """The weights of a page's row: weight, and text, blocks ({name: weight}), start, end where they are there.
+
+    Raises RequestError for what is none.
+    """
+    blocks = row.get("blocks") or {}
+    if not isinstance(blocks, Mapping):
+        raise RequestError(f"blocks {str(blocks)[:40]!r}: expected names with weights")
+    return Strength(
+        number_of(row, "weight", 1.0),
+        None if row.get("text") is None else number_of(row, "text", 1.0),
+        tuple((str(name), number_of(blocks, name, 0.0)) for name in blocks),
+        number_of(row, "start", 0.0),
+        number_of(row, "end", 1.0),
+    )
+
+
+def number_of(row: Mapping[str, object], key: str, absent: float) -> float:
+    """A number from a page; RequestError unless it is one from -10 to 10."""
     try:
-        weight = float(row.get("weight", 1.0))  # type: ignore[arg-type]
+        number = float(row.get(key, absent))  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        weight = float("nan")
-    if not abs(weight) <= WEIGHT_LIMIT:
-        raise RequestError(f"weight {str(row.get('weight'))[:20]!r}: expected a number from -10 to 10")
-    return round(weight, 4)
+        number = float("nan")
+    if not abs(number) <= WEIGHT_LIMIT:
+        raise RequestError(f"{key[:20]} {str(row.get(key))[:20]!r}: expected a number from -10 to 10")
+    return round(number, 4)
+
+
+def mix_row(style: Style) -> dict[str, object]:
+    """A style of a recipe as a page's row, see `strength_of`."""
+    row: dict[str, object] = {"name": style.name, "weight": style.weight}
+    row |= {"text": style.text} if style.text is not None else {}
+    row |= {"blocks": dict(style.blocks)} if style.blocks else {}
+    return row | ({"start": style.start, "end": style.end} if (style.start, style.end) != (0.0, 1.0) else {})

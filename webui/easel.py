@@ -1,4 +1,4 @@
-"""What can be asked of the easel: pictures, strips, duels, redrawings, a blend as a file. Knows no page."""
+"""What can be asked of the easel: pictures, strips, duels, redrawings. Knows no page."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from difflora.adapters.edits import edit
 from difflora.adapters.files import writable_folder
-from difflora.config import DrawConfig, check_name
+from difflora.config import DrawConfig
 from difflora.drawing.admit import MOST_PICTURES
 from difflora.drawing.batcher import Ticket
 from difflora.drawing.duel import Duel
-from difflora.drawing.export import blend_facts, export
 from difflora.drawing.recipe import Recipe, Style, read_recipe, save_picture
 from difflora.drawing.request import free_name, recipes_for
 from difflora.drawing.strip import Cell, line, strip_recipes, triangle
 from difflora.drawing.styles import found_again
-from difflora.errors import AdapterFileError, RequestError
+from difflora.errors import RequestError
 from difflora.training.data import is_text
 
 from .desk import Desk, Drawing, Mix
@@ -119,39 +117,9 @@ def first_recipe(desk: Desk, config: DrawConfig, styles: Sequence[Style]) -> Rec
 
 def weighted(recipe: Recipe, weights: Sequence[float], seed: int) -> Recipe:
     """The recipe with other weights and another seed."""
-    styles = tuple(replace(style, weight=weight) for style, weight in zip(recipe.styles, weights, strict=True))
+    rows = zip(recipe.styles, weights, strict=True)
+    styles = tuple(replace(style, weight=weight, gain=None) for style, weight in rows)
     return replace(recipe, styles=styles, seed=seed)
-
-
-def facts_of(desk: Desk, mix: Mix) -> dict:
-    """Rank and size of the blend as one file, before it is written."""
-    styles = [style for style in desk.styles(mix) if style.weight]
-    return asdict(blend_facts(styles)) if styles else {}
-
-
-def save_blend(desk: Desk, user: str, name: str, mix: Mix, config: DrawConfig) -> tuple[Path, Ticket, Ticket]:
-    """Write the exact sum as one style of the library, and ask for the same seed from the stack and from the file."""
-    file = write_blend(desk, name, mix)
-    styles = [style for style in desk.styles(mix) if style.weight]
-    asked = first_recipe(desk, config, styles)
-    alone = replace(asked, styles=(desk.style(file.stem, 1.0),))
-
-    def put_on_card(picture: Image.Image) -> None:
-        # The style may have been renamed or thrown away since: that is no fault of the drawing.
-        with suppress(AdapterFileError):
-            edit(file, thumbnail=as_webp(picture))
-
-    stack = submit(desk, user, [asked], "check")
-    return file, stack, submit(desk, user, [alone], "check", then=put_on_card)
-
-
-def write_blend(desk: Desk, name: str, mix: Mix) -> Path:
-    """Write the exact sum of a mix as a new style of the library; raises DiffloraError."""
-    styles = [style for style in desk.styles(mix) if style.weight]
-    if not styles:
-        raise RequestError("nothing to save: expected at least one style with a weight other than 0")
-    check_name(name)
-    return export(styles, desk.config.loras / f"{name}.safetensors", desk.model, base=desk.config.base)
 
 
 def submit(
@@ -193,7 +161,7 @@ def same(asked: Recipe, drawn: Recipe, exact: bool) -> bool:
     """Whether a drawn recipe is the one that was asked for, apart from the facts of its batch."""
     if exact and asked.row != drawn.row:
         return False
-    weights = [{s.name: s.weight for s in recipe.styles} for recipe in (asked, drawn)]
+    weights = [sorted((s.name, str(s.asked)) for s in recipe.styles) for recipe in (asked, drawn)]
     return (asked.prompt, asked.seed, weights[0]) == (drawn.prompt, drawn.seed, weights[1])
 
 

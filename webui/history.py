@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +16,7 @@ from difflora.training.data import DECODER_ERRORS, open_picture
 
 from .desk import Desk
 from .easel import TRASH, as_webp, newest_first, picture_file
+from .mixing import recipe_facts
 
 PAGE = 60
 THUMB = 320
@@ -62,9 +62,7 @@ def recipe_row(desk: Desk, user: str, name: str) -> dict:
     """A recipe for a page: what was asked, and which of its styles are here."""
     recipe = recipe_of(desk, user, name)
     here = {card.path.stem for card in desk.cards()}
-    styles = [{"name": s.name, "weight": s.weight, "here": s.name in here} for s in recipe.styles]
-    row = asdict(recipe) | {"styles": styles}
-    return {"name": name, "recipe": row, "here": recipe.base == desk.config.base}
+    return {"name": name, "recipe": recipe_facts(recipe, here), "here": recipe.base == desk.config.base}
 
 
 def small(path: Path) -> bytes:

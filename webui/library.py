@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from . import dropped, styles
+from .calls import smaller_functions
 from .desk import Desk
 from .show import answered, said, who, widget
 from .training import tell
@@ -17,9 +18,9 @@ from .words import text
 def library_page(desk: Desk) -> None:
     """Lay the page out and connect it."""
     functions = [change_of(desk), rename_of(desk), throw_away_of(desk), mend_of(desk), convert_of(desk)]
-    functions += [add_kept_of(desk), forget_of(desk)]
+    functions += [add_kept_of(desk), forget_of(desk), *smaller_functions(desk)]
     drop = gr.File(label=text("library.drop"), file_types=[".safetensors"], elem_id="drop-style", height=110)
-    library = widget("library", "library", file="doctor library", functions=functions)
+    library = widget("library", "library", file="prospects doctor smaller library", functions=functions)
 
     @said(outputs=2, rest=lambda: None)
     def on_drop(file: str | None, request: gr.Request) -> tuple[dict, None]:

@@ -55,6 +55,7 @@ THEME = gr.themes.Base(
 HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="/studio/assets/studio.css">
+<link rel="stylesheet" href="/studio/assets/mix.css">
 <link rel="stylesheet" href="/studio/assets/runs.css">
 <link rel="stylesheet" href="/studio/assets/doctor.css">
 <script>

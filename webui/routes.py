@@ -19,9 +19,11 @@ from difflora.drawing.batcher import Ticket
 from difflora.errors import DiffloraError
 
 from .answers import NEVER, Plain, picture, sent, told
+from .blends import facts_of
 from .desk import Desk
-from .easel import as_webp, facts_of, picture_file
+from .easel import as_webp, picture_file
 from .history import History, recipe_row, small, strange_small
+from .mixing import acts
 from .runs import run_row
 from .styles import detail, numbers, rows
 from .trainings import picture_of, verdicts, wall
@@ -40,6 +42,7 @@ def add_routes(app: FastAPI, user: User, desk: Desk) -> None:
     app.get("/studio/assets/{name}")(asset)
     add_drawing(app, user, desk)
     add_library(app, user, desk)
+    add_mixing(app, user, desk)
     add_doctor(app, user, desk)
     add_training(app, user, desk)
 
@@ -86,6 +89,7 @@ def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
             "newest": (history.names(who) or [""])[0],
             "styles": version.value(),
             "runs": runs.value(),
+            "jobs": desk.jobs.rows(who),
         }
         return Plain(body, headers=NEVER)
 
@@ -144,14 +148,43 @@ def add_library(app: FastAPI, user: User, desk: Desk) -> None:
         user(request)
         return sent(lambda: desk.card(name).path)
 
+
+def add_mixing(app: FastAPI, user: User, desk: Desk) -> None:
+    """What a mix makes: its size as a file, the weights at which its styles act, the work that was asked for."""
+    # One at a time; who waits holds no thread, and who has left is not answered.
+    weighing = asyncio.Lock()
+
     @app.get("/studio/facts")
-    def facts(request: Request, mix: str = "[]") -> Response:
+    def facts(request: Request, mix: str = "{}") -> Response:
         user(request)
-        try:
-            asked = json.loads(mix)
-        except (ValueError, RecursionError):
-            raise HTTPException(400) from None
-        return told(lambda: facts_of(desk, asked if isinstance(asked, list) else []))
+        return told(lambda: facts_of(desk, read(mix)))
+
+    @app.get("/studio/acts")
+    async def weights(request: Request, mix: str = "{}") -> Response:
+        user(request)
+        asked = read(mix)
+        async with weighing:
+            if await request.is_disconnected():
+                return Response(status_code=204)
+            return await asyncio.to_thread(told, lambda: acts(desk, asked))
+
+    @app.get("/studio/jobs/{id}")
+    def job(request: Request, id: str) -> Response:
+        who = user(request)
+
+        def found() -> dict:
+            one = desk.jobs.find(who, id)
+            return one.row() | {"result": one.result}
+
+        return told(found)
+
+
+def read(mix: str) -> object:
+    """A mixer's value from an address; 400 for what is no JSON."""
+    try:
+        return json.loads(mix)
+    except (ValueError, RecursionError):
+        raise HTTPException(400) from None
 
 
 def add_doctor(app: FastAPI, user: User, desk: Desk) -> None:

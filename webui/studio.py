@@ -10,10 +10,12 @@ from difflora.config import DrawConfig
 from difflora.errors import RequestError
 from difflora.models.samplers import SAMPLERS
 
-from . import easel
+from . import blends, easel
+from .calls import blend_functions, blend_words, mixer_functions
 from .desk import Desk
 from .form import Form, control
 from .history import recipe_of, throw_away
+from .mixing import mix_facts, mix_of, mix_value, way_of
 from .show import answered, said, told, who, widget
 from .words import text
 
@@ -23,7 +25,7 @@ MORE = ("negative", "steps", "guidance", "batch")
 ELSEWHERE = {
     "prompts": "the prompt box", "prompts_file": "the prompt box takes one prompt a line", "lora": "the mixer",
     "like": "Redraw, on every picture", "base": "difflora ui --base", "loras": "difflora ui --loras",
-    "out": "difflora ui --out",
+    "out": "difflora ui --out", "budget": "the mixer", "orthogonal": "the mixer", "switch": "the mixer",
 }  # fmt: skip
 
 
@@ -37,7 +39,10 @@ def studio_page(desk: Desk) -> None:
             stage = widget("stage", "stage", file="easel", functions=[cancel_of(desk)])
             history = widget("history", "history", file="easel", functions=[redraw_of(desk), delete_of(desk)])
         with gr.Column(elem_id="table", min_width=300, scale=0):
-            mixer = widget("mixer", "mixer", [], file="styles")
+            mixer = widget(
+                "mixer", "mixer", {"facts": mix_facts(desk)}, file="styles tuning together mixer conflict",
+                functions=mixer_functions(desk),
+            )  # fmt: skip
             live = gr.Button("live", elem_id="live", elem_classes="gone")
             with gr.Row(elem_classes="pair-of-buttons"):
                 between = gr.Button(text("strip.button"), elem_id="strip-button", size="sm")
@@ -46,12 +51,11 @@ def studio_page(desk: Desk) -> None:
             duel = widget("duel", "duel", file="blend", functions=[cancel_of(desk)])
             form = settings(desk)
             with gr.Accordion(text("export.accordion"), open=False, elem_id="export-box"):
-                name = gr.Textbox(label=text("export.name"), max_length=80, elem_id="export-name")
-                save = gr.Button(text("export.button"), elem_id="export-button")
-                export = widget("export", "export", file="blend", functions=[cancel_of(desk)])
+                functions = [cancel_of(desk), *blend_functions(desk)]
+                export = widget("export", "export", blend_words(), file="blend prospects export", functions=functions)
     asked = [prompt, mixer, *form.inputs]
     connect_drawing(desk, form, asked, draw, another, live, prompt, stage)
-    connect_blends(desk, form, asked, between, strip, pick, duel, save, name, export)
+    connect_blends(desk, form, asked, between, strip, pick, duel, export)
     connect_history(desk, form, history, prompt, mixer)
 
 
@@ -86,32 +90,34 @@ def settings(desk: Desk) -> Form:
     return Form(DrawConfig, controls)
 
 
-def config_of(desk: Desk, form: Form, prompt: str, values: tuple) -> DrawConfig:
+def config_of(desk: Desk, form: Form, prompt: str, mix: object, values: tuple) -> DrawConfig:
     """The controls as a config of this studio."""
     prompts = tuple(line.strip() for line in (prompt or "").splitlines() if line.strip())
     if not prompts:
         raise RequestError("no prompt: say what to draw, such as: a red apple")
-    return form.read(values, prompts=prompts, base=desk.config.base)
+    return form.read(values, prompts=prompts, base=desk.config.base, **way_of(mix))
 
 
 def connect_drawing(desk: Desk, form: Form, asked: list, draw, another, live, prompt, stage) -> None:
     """Draw, draw again with the next seeds, and draw drafts while a slider moves."""
 
     @said()
-    def on_draw(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
-        return {"ticket": easel.draw(desk, who(desk, request), config_of(desk, form, prompt, values), mix).id}
+    def on_draw(request: gr.Request, prompt: str, mix: dict, *values: object) -> dict:
+        config = config_of(desk, form, prompt, mix, values)
+        return {"ticket": easel.draw(desk, who(desk, request), config, mix_of(mix)).id}
 
     @said(outputs=2)
-    def on_another(request: gr.Request, prompt: str, mix: list, *values: object) -> tuple[dict, int]:
-        config = config_of(desk, form, prompt, values)
+    def on_another(request: gr.Request, prompt: str, mix: dict, *values: object) -> tuple[dict, int]:
+        config = config_of(desk, form, prompt, mix, values)
         config = replace(config, seed=(config.seed + config.count) % 2**31)
-        return {"ticket": easel.draw(desk, who(desk, request), config, mix).id}, config.seed
+        return {"ticket": easel.draw(desk, who(desk, request), config, mix_of(mix)).id}, config.seed
 
     @said()
-    def on_live(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
+    def on_live(request: gr.Request, prompt: str, mix: dict, *values: object) -> dict:
         if not (prompt or "").strip():
             return gr.skip()
-        return {"ticket": easel.draft(desk, who(desk, request), config_of(desk, form, prompt, values), mix).id}
+        config = config_of(desk, form, prompt, mix, values)
+        return {"ticket": easel.draft(desk, who(desk, request), config, mix_of(mix)).id}
 
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     draw.click(on_draw, asked, stage, **quick)
@@ -120,35 +126,37 @@ def connect_drawing(desk: Desk, form: Form, asked: list, draw, another, live, pr
     another.click(on_another, asked, [stage, form.controls["seed"]], **quick)
 
 
-def connect_blends(desk: Desk, form: Form, asked: list, between, strip, pick, duel, save, name, export) -> None:
+def connect_blends(desk: Desk, form: Form, asked: list, between, strip, pick, duel, export) -> None:
     """The strip, the blind pick, the blend as one file."""
 
     @said()
-    def on_strip(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
-        return {"ticket": easel.strip(desk, who(desk, request), config_of(desk, form, prompt, values), mix).id}
+    def on_strip(request: gr.Request, prompt: str, mix: dict, *values: object) -> dict:
+        config = config_of(desk, form, prompt, mix, values)
+        return {"ticket": easel.strip(desk, who(desk, request), config, mix_of(mix)).id}
 
     @said()
-    def on_duel(request: gr.Request, prompt: str, mix: list, *values: object) -> dict:
-        ticket, state = easel.duel(desk, who(desk, request), config_of(desk, form, prompt, values), mix, None)
+    def on_duel(request: gr.Request, prompt: str, mix: dict, *values: object) -> dict:
+        config = config_of(desk, form, prompt, mix, values)
+        ticket, state = easel.duel(desk, who(desk, request), config, mix_of(mix), None)
         return state | {"ticket": ticket.id}
 
     @said()
-    def on_choice(request: gr.Request, event: gr.EventData, prompt: str, mix: list, *values: object) -> dict:
-        config = config_of(desk, form, prompt, values)
-        ticket, state = easel.duel(desk, who(desk, request), config, mix, event._data)
+    def on_choice(request: gr.Request, event: gr.EventData, prompt: str, mix: dict, *values: object) -> dict:
+        config = config_of(desk, form, prompt, mix, values)
+        ticket, state = easel.duel(desk, who(desk, request), config, mix_of(mix), event._data)
         return state | {"ticket": ticket.id}
 
     @said()
-    def on_save(request: gr.Request, name: str, prompt: str, mix: list, *values: object) -> dict:
-        config = config_of(desk, form, prompt or text("prompt.placeholder"), values)
-        file, stack, alone = easel.save_blend(desk, who(desk, request), name.strip(), mix, config)
-        return {"name": file.stem, "size": file.stat().st_size, "tickets": [stack.id, alone.id]}
+    def on_save(request: gr.Request, event: gr.EventData, prompt: str, mix: dict, *values: object) -> dict:
+        config = config_of(desk, form, (prompt or "").strip() or text("prompt.placeholder"), mix, values)
+        name, settings = str(event._data.get("name", "")).strip(), event._data.get("settings")
+        return {"job": blends.save(desk, who(desk, request), name, mix, config, settings).id}
 
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     between.click(on_strip, asked, strip, **quick)
     pick.click(on_duel, asked, duel, **quick)
     duel.select(on_choice, asked, duel, **quick)
-    save.click(on_save, [name, *asked], export, **quick)
+    export.select(on_save, asked, export, **quick)
 
 
 def connect_history(desk: Desk, form: Form, history, prompt, mixer) -> None:
@@ -158,7 +166,7 @@ def connect_history(desk: Desk, form: Form, history, prompt, mixer) -> None:
     def on_restore(request: gr.Request, event: gr.EventData) -> list:
         recipe = recipe_of(desk, who(desk, request), str(event._data.get("name")))
         here = {card.path.stem for card in desk.cards()}
-        mix = [{"name": s.name, "weight": s.weight} for s in recipe.styles if s.name in here]
+        mix = mix_value(recipe, here)
         size = "" if recipe.width == recipe.height == desk.model.side else f"{recipe.width}x{recipe.height}"
         values = {
             "seed": recipe.seed, "count": 1, "size": size, "sampler": recipe.sampler or "",

@@ -10,7 +10,7 @@ from difflora.adapters.header import shown
 from difflora.config import check_name
 from difflora.errors import DiffloraError
 
-from .desk import Desk, weight_of
+from .desk import Desk, number_of
 from .doctor import header_rows, number_rows, refusal, verdict
 
 HIDDEN = {"modelspec.thumbnail"}
@@ -56,7 +56,7 @@ def numbers(desk: Desk, name: str) -> dict:
 def change(desk: Desk, name: str, trigger: str, weight: object) -> None:
     """Write a style's trigger and preferred weight into its file; raises DiffloraError."""
     words = " ".join(str(trigger).split())
-    edit(desk.file(name), trigger=words, weight=weight_of({"weight": weight}))
+    edit(desk.file(name), trigger=words, weight=number_of({"weight": weight}, "weight", 1.0))
 
 
 def call(desk: Desk, name: str, new: str) -> Path:

@@ -41,15 +41,18 @@ window.difflora ??= (() => {
         // One widget that fails leaves the others as they should be.
         for (const listener of listeners) try { listener(value, from); } catch (error) { console.error(error); }
       },
-      on: (listener, now = true) => { listeners.add(listener); if (now) listener(value, null); },
+      on: (listener, now = true) => { listeners.add(listener); if (now) listener(value, null); return () => listeners.delete(listener); },
     };
     return store;
   };
 
   d.mix = d.store([], "difflora.mix");
+  d.way = d.store({}, "difflora.way"); // how styles act together, as far as it was chosen: budget, orthogonal, switch
+  d.facts = { defaults: {}, help: {}, budgets: [], presets: {}, blocks: [] }; // what the server says of that
+  d.chosenWay = () => ({ ...d.facts.defaults, ...d.way.get() });
   d.live = d.store(null, "difflora.live"); // draw drafts while sliders move; null: as the base allows
   d.styles = d.store([]);
-  d.now = d.store({ tickets: [], queue: {}, history: 0, newest: "", styles: "", runs: [] });
+  d.now = d.store({ tickets: [], queue: {}, history: 0, newest: "", styles: "", runs: [], jobs: [] });
   d.mine = d.store([], "difflora.tickets"); // tickets this browser asked for, newest last
   d.follow = (id) => { d.mine.set([...d.mine.get().filter((x) => x !== id), id].slice(-12)); d.poke(); };
   d.ticket = (id) => d.now.get().tickets.find((t) => t.id === id);
@@ -66,7 +69,7 @@ window.difflora ??= (() => {
       const before = d.now.get();
       d.now.set(now);
       if (now.styles !== before.styles) await d.loadStyles();
-      if (now.tickets.some((t) => !over(t))) wait = 350;
+      if (now.tickets.some((t) => !over(t)) || now.jobs.some((job) => !ended(job))) wait = 350;
       else if (now.runs.some((r) => ["running", "starting", "queued"].includes(r.state))) wait = 1000;
       document.body.classList.remove("away");
     } catch { document.body.classList.add("away"); wait = 3000; }
@@ -77,6 +80,29 @@ window.difflora ??= (() => {
   };
   const over = (t) => ["done", "cancelled", "failed"].includes(t.state);
   d.over = over;
+  const ended = (job) => ["done", "failed", "stopped"].includes(job.state);
+  // Work in the background: `change` hears how it stands; the result, or null when it failed, was stopped or is gone.
+  d.job = (id, change = () => {}, aloud = true) => new Promise((resolve) => {
+    let missing = 0;
+    const off = d.now.on(async (now) => {
+      const job = now.jobs.find((one) => one.id === id);
+      // What was asked for just now may not be in an answer that was on its way already.
+      if (!job && (missing += 1) < 3) return d.poke();
+      if (job) change(job);
+      if (job && !ended(job)) return;
+      off();
+      if (job?.state === "failed" && aloud) d.say(job.error, true);
+      resolve(job?.state === "done" ? (await d.json(`/studio/jobs/${id}`)).result ?? null : null);
+    }, false);
+    d.poke();
+  });
+  // A bar with a way out for such work.
+  d.work = (job, words, stop) => d.h("div", { class: "bar-row" },
+    d.h("div", { class: "bar", role: "progressbar", "aria-label": words, "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": d.part(job), "aria-valuetext": d.standing(job) }, d.h("i", { style: `width:${d.part(job)}%` })),
+    d.h("span", { class: "bar-words" }, d.standing(job)),
+    stop && d.h("button", { type: "button", class: "quiet cancel", onclick: () => d.call(stop({ id: job.id })).then(d.poke) }, d.t("stage.cancel")));
+  d.part = (job) => (job.total ? Math.round((100 * job.done) / job.total) : 0);
+  d.standing = (job) => (job.state === "waiting" ? d.t("job.waiting") : d.t("job.working", { percent: d.part(job), left: job.eta === null ? "" : d.clock(job.eta) }));
   d.loadStyles = async () => d.styles.set((await d.json("/studio/styles")).rows);
   document.addEventListener("visibilitychange", d.poke);
   d.ready.then(poll);
@@ -105,6 +131,8 @@ window.difflora ??= (() => {
     } catch { d.say(d.t("away"), true); return null; }
   };
 
+  // 0.000512 -> "0.051": of errors, in percent.
+  d.percent = (share) => (share === 0 ? "0" : share < 0.00005 ? "< 0.01" : share >= 0.1 ? String(Math.round(share * 100)) : String(Number((share * 100).toPrecision(2))));
   d.number = (value, digits = 2) => (Math.round(value * 10 ** digits) / 10 ** digits).toString();
   d.weights = (names, weights) => names.map((name, i) => `${name} ${d.number(weights[i])}`).join(", ");
   d.size = (bytes) => bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.max(1, Math.round(bytes / 1e3))} kB`;

@@ -1,4 +1,4 @@
-// The steps in between, the blind pick, and the blend as one file.
+// The steps in between, and the blind pick.
 (() => {
   const { h, t } = difflora;
 
@@ -72,41 +72,6 @@
       difflora.fill(body, h("h2", {}, t("duel.title")), h("p", { class: "empty" }, t("duel.help", { round: state.round + 1 })), h("div", { class: "grid n2" }, side(0), side(1)),
         ticket && !difflora.over(ticket) && difflora.bar(ticket, server), ticket?.state === "failed" && h("p", { class: "bad" }, ticket.error),
         h("div", { class: "acts" }, h("button", { type: "button", disabled: !done, onclick: () => choose(null) }, t("duel.equal")), h("button", { type: "button", class: "primary", onclick: () => { box.close(); difflora.say(t("duel.set", { weights: difflora.weights(state.names, state.weights) })); } }, t("duel.take"))));
-    }
-  });
-
-  difflora.widget("export", ({ element, props, watch, server }) => {
-    const facts = h("p", { class: "facts", "aria-live": "polite" });
-    const check = h("div", { class: "check" }), picture = difflora.slots();
-    element.append(facts, check);
-    let asked = "", seen = "", pair = null;
-    difflora.mix.on(async (mix) => {
-      const rows = mix.filter((row) => row.weight && difflora.byName(row.name)).map(({ name, weight }) => ({ name, weight }));
-      const key = rows.map((r) => r.name).join("|");
-      if (!rows.length) { asked = key; facts.textContent = t("export.none"); return; }
-      if (key === asked) return;
-      asked = key;
-      const f = await difflora.json(`/studio/facts?mix=${encodeURIComponent(JSON.stringify(rows))}`);
-      if (asked === key) facts.textContent = f.error ?? t("export.facts", { rank: f.rank, size: difflora.size(f.size), layers: f.layers });
-    });
-    difflora.styles.on(() => { asked = ""; difflora.mix.set(difflora.mix.get()); }, false);
-    difflora.given(props, watch, (value) => { pair = value; seen = ""; pair.tickets.forEach(difflora.follow); render(); });
-    difflora.now.on(render, false);
-    async function render() {
-      if (!pair) return;
-      const [a, b] = pair.tickets.map(difflora.ticket);
-      const key = JSON.stringify([a, b]);
-      if (key === seen || !a || !b) return;
-      seen = key;
-      const both = [a, b].map((x, i) => h("figure", {}, picture(x, 0), h("figcaption", {}, t(i ? "export.file" : "export.stack"))));
-      const failed = [a, b].find((x) => x.state === "failed");
-      const words = h("p", { class: "verdict", role: "status" }, failed ? failed.error : t("export.checking"));
-      difflora.fill(check, h("p", {}, t("export.saved", { name: pair.name, size: difflora.size(pair.size) })), h("div", { class: "two" }, both), words, [a, b].filter((x) => !difflora.over(x)).map((x) => difflora.bar(x, server)));
-      if (a.files[0] && b.files[0]) {
-        const most = await difflora.difference(a.files[0], b.files[0]);
-        words.textContent = t("export.verdict", { levels: most });
-        check.append(h("button", { type: "button", class: "quiet", onclick: () => difflora.compare(a.files[0], b.files[0], words.textContent) }, t("export.compare")));
-      }
     }
   });
 })();

@@ -102,15 +102,22 @@
     function about(name, row) {
       const r = row.recipe;
       const act = (words, what, extra = {}) => h("button", { type: "button", onclick: what, ...extra }, words);
-      const facts = !r ? [] : [["prompt", r.prompt], ["negative", r.negative], ["styles", r.styles.map((s) => `${s.name} ${difflora.number(s.weight)}${s.here ? "" : ` (${t("viewer.gone")})`}`).join(", ") || t("viewer.plain")],
+      const facts = !r ? [] : [["prompt", r.prompt], ["negative", r.negative], ["styles", r.styles.length ? r.styles.map(one) : t("viewer.plain")],
+        ["budget", r.styles.length > 1 ? t(`budget.${r.budget}`) : ""], ["orthogonal", r.orthogonal || ""], ["switch", r.switch ? t("viewer.turns", { steps: r.switch }) : ""],
         ["seed", r.seed], ["size", `${r.width} × ${r.height}`], ["steps", `${r.steps}, ${r.sampler || t("viewer.own")}`], ["guidance", r.guidance], ["base", r.base]].filter(([, value]) => value !== "");
-      return h("div", { class: "viewer-about" }, h("dl", {}, facts.map(([key, value]) => [h("dt", {}, t(`recipe.${key}`)), h("dd", {}, String(value))])),
+      return h("div", { class: "viewer-about" }, h("dl", {}, facts.map(([key, value]) => [h("dt", {}, t(`recipe.${key}`)), h("dd", {}, Array.isArray(value) ? value : String(value))])),
         h("div", { class: "acts" },
           r && act(t("viewer.use"), () => { trigger("select", { name }); box.close(); }, { class: "primary" }),
           r && act(t("viewer.redraw"), async () => { const id = await difflora.call(server.redraw({ name })); if (id) { difflora.follow(id); difflora.compareWhenDone(id, name, show2); } }),
           first && first !== name ? act(t("viewer.compare"), () => show2(first, name)) : act(t("viewer.first"), () => { first = name; difflora.say(t("viewer.second")); box.close(); }),
           h("a", { class: "as-button", href: difflora.picture(name), download: name.split("/").pop() }, t("viewer.download")),
           !name.includes("/") && act(t("viewer.delete"), async () => { if (await difflora.call(server.throw_away({ name }))) { box.close(); difflora.poke(); } }, { class: "danger" })));
+    }
+    // A style of a recipe: as it was asked for, what of it has a weight of its own, and what the budget made of it.
+    function one(s) {
+      const acts = Math.abs(s.acts - s.weight) < 0.005 ? "" : t("mixer.acts", { weight: difflora.number(s.acts) });
+      const rest = [s.here ? "" : t("viewer.gone"), acts, difflora.tuned(s)].filter(Boolean).join(" · ");
+      return h("div", {}, `${s.name} ${difflora.number(s.weight)}`, rest && h("small", {}, rest));
     }
     function show2(a, b, words = "") {
       const top = h("img", { src: difflora.picture(b), alt: t("compare.right") });

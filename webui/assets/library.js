@@ -36,14 +36,14 @@
       difflora.fill(about, difflora.doctor.offer(offer, server, (name) => (name ? difflora.loadStyles().then(() => { difflora.say(t("library.added", { name })); choose(name); }) : choose(null))));
     }
     function page(s) {
-      const doctor = difflora.doctor;
+      const doctor = difflora.doctor, show = (name) => difflora.loadStyles().then(() => choose(name));
       const parts = { verdict: h("div"), norms: h("div"), programs: h("div") };
       const judge = (v, numbers) => difflora.fill(parts.verdict, doctor.verdict(s, v, numbers, acts(s, v, numbers)));
       const judged = (rows) => difflora.fill(parts.programs, rows.length > 0 && doctor.programs(rows));
       judge(s.verdict, !s.about);
       const header = h("header", {}, difflora.thumb(s, "large"), h("div", {}, h("h2", {}, s.name), parts.verdict));
       const facts = h("dl", { class: "facts-row" }, doctor.facts(s).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
-      const article = h("article", {}, header, facts, form(s), parts.norms, parts.programs, s.about && doctor.recipe(s.about.made_by), s.about && s.about.kind && s.verdict.kind !== "refused" && doctor.converter(s, server, (name) => difflora.loadStyles().then(() => choose(name))), s.about && doctor.inside(s),
+      const article = h("article", {}, header, facts, form(s), parts.norms, parts.programs, s.about && doctor.recipe(s.about.made_by), s.about && s.about.kind && s.verdict.kind !== "refused" && doctor.converter(s, server, show), s.about && s.about.kind && s.verdict.here && s.verdict.kind !== "refused" && difflora.smaller(s, server, show), s.about && doctor.inside(s),
         doctor.folded(t("library.metadata", { count: Object.keys(s.metadata).length }), doctor.listing(Object.entries(s.metadata), "metadata")));
       if (s.about) { judged(s.about.programs); measure(); }
       // The numbers of a large file take a while: all that the header says is there before.
