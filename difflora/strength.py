@@ -29,7 +29,11 @@ PLACES = {
 }
 NUMBERED = ("text", "down", "up")
 # In an artist's words; scripts/bench/presets.py measures what each of them does.
-PRESETS: dict[str, tuple[str, ...]] = {"composition": ("mid",), "colour": ("up",), "texture": ("down",)}
+PRESETS: dict[str, tuple[str, ...]] = {
+    "composition": ("text", "down", "mid", "up1", "up2"),
+    "colour": ("up3", "up4"),
+    "texture": ("cross",),
+}
 SPELT = {"color": "colour", "middle": "mid", "te": "text", "ff": "mlp"}
 NAME = re.compile(r"([a-z]+?)(\d*)")
 

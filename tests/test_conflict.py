@@ -35,7 +35,7 @@ SHAPES = {
     "unet.down_blocks.0.attentions.0.proj_in": (24, 40),
     "unet.down_blocks.1.resnets.0.conv1": (24, 6, 3, 3),
     "unet.mid_block.attentions.0.proj_in": (12, 48, 1, 1),
-    "unet.up_blocks.1.attentions.0.proj_in": (64, 16),
+    "unet.up_blocks.2.attentions.0.proj_in": (64, 16),
 }
 
 
@@ -277,7 +277,7 @@ def test_what_pictures_hardly_show_is_said_and_not_mended():
     assert any("@" in s.flags for s in told.suggestions)
     hidden = {row.part.name: one * 1e-6 for row in told.pairs[0].findings} | {"whole": one}
     found = conflict([a, other], [1.0, 1.0], answers=hidden)
-    said = parts(found)["texture"]
+    said = parts(found)["down 1"]
     assert said.verdict == "collide" and "hardly shows in pictures: 0.1% of ink" in said.sentence
     assert not any("@" in s.flags for s in found.suggestions)
 
