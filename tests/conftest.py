@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -15,6 +16,8 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from difflora.adapters.adapter import Adapter, Factors, Info
+from difflora.adapters.files import save_adapter
+from difflora.adapters.networks import modules
 from difflora.models.family import EMBEDDED
 from difflora.models.sd import StableDiffusion
 from difflora.training import judge
@@ -112,6 +115,24 @@ def adapters(model: StableDiffusion) -> list[Adapter]:
         random_adapter(model, 2, 5.0, 2),
         random_adapter(model, 3, 1.0, 3, paths=few),
     ]
+
+
+@pytest.fixture(scope="session")
+def tiny_styles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three random styles on all 116 layers that a training of the embedded base changes."""
+    shapes, folder = modules("tiny"), tmp_path_factory.mktemp("tiny") / "loras"
+    folder.mkdir()
+    learnt = re.compile(r"unet\..*\.(attn[12]\.to_|ff\.net\.)|text_encoder\..*\.self_attn\.")
+    paths = [path for path in shapes if learnt.match(path)]
+    for seed, name in enumerate(("ink", "fluent3d", "cartoon")):
+        rng, layers = torch.Generator().manual_seed(seed), {}
+        for path in paths:
+            out, rest = shapes[path]
+            layers[path] = Factors(
+                0.1 * torch.randn(8, rest, generator=rng), 0.1 * torch.randn(out, 8, generator=rng), 4.0
+            )
+        save_adapter(folder / f"{name}.safetensors", Adapter(layers, Info(name, "tiny", "tiny")), {})
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +28,6 @@ from difflora.drawing.effect import effects
 from difflora.errors import AdapterFileError, RequestError
 from difflora.strength import Strength, parse_strength, weight_at
 
-LORAS = Path(__file__).parent.parent / "demo" / "loras"
 SHAPES = {
     "text_encoder.encoder.layers.0.self_attn.q_proj": (40, 30),
     "unet.down_blocks.0.attentions.0.proj_in": (24, 40),
@@ -313,20 +311,22 @@ def test_hostile_names_are_shown_escaped(tmp_path, capsys):
     assert "\x1b" not in out and "[red]a and b" in out
 
 
-def test_the_command_tells_pictures_and_scripts_the_same(tmp_path, capsys):
+def test_the_command_tells_pictures_and_scripts_the_same(tmp_path, capsys, tiny_styles):
     out = tmp_path / "clash.png"
-    main(["conflict", "ink", "cartoon:0.5@up=0.2", "fluent3d", "ink:-1", "--loras", str(LORAS), "--out", str(out)])
+    main(
+        ["conflict", "ink", "cartoon:0.5@up=0.2", "fluent3d", "ink:-1", "--loras", str(tiny_styles), "--out", str(out)]
+    )
     assert f"saved {out}" in (shown := capsys.readouterr().out)
     assert "ink and ink (2): 100% in conflict" in shown.replace("\n", " ")
     with Image.open(out) as picture:
         assert picture.width % SCALE == 0 and picture.width > picture.height > 1000
-    main(["conflict", "ink", "fluent3d", "--loras", str(LORAS), "--modules", "--json"])
+    main(["conflict", "ink", "fluent3d", "--loras", str(tiny_styles), "--modules", "--json"])
     row = json.loads(capsys.readouterr().out)
     assert row["event"] == "conflict" and row["styles"] == ["ink", "fluent3d"]
     (pair,) = row["pairs"]
     assert len(pair["modules"]) == 116 and pair["parts"][-1]["part"] == "whole"
     assert all(set(part["agree"]) == {"value", "chance", "spread"} for part in pair["parts"])
-    main(["conflict", "ink", "ink", "--loras", str(LORAS)])
+    main(["conflict", "ink", "ink", "--loras", str(tiny_styles)])
     assert "On the whole the two are one and the same." in capsys.readouterr().out
 
 
@@ -341,11 +341,11 @@ def test_the_command_tells_pictures_and_scripts_the_same(tmp_path, capsys):
         (["ink", "fluent3d", "--out", "x.jpg"], "--out x.jpg: expected a name ending in .png"),
     ],
 )
-def test_bad_requests_are_one_clear_line(words, said, tmp_path, capsys):
+def test_bad_requests_are_one_clear_line(words, said, tmp_path, capsys, tiny_styles):
     shapes = {path: modules("sdxl")[path] for path in list(modules("sdxl"))[5:8]}
     save_adapter(tmp_path / "big.safetensors", style(1, "big", shapes), {"difflora.family": "sdxl"})
     for name in ("ink", "fluent3d"):
-        (tmp_path / f"{name}.safetensors").write_bytes((LORAS / f"{name}.safetensors").read_bytes())
+        (tmp_path / f"{name}.safetensors").write_bytes((tiny_styles / f"{name}.safetensors").read_bytes())
     with pytest.raises(SystemExit) as ended:
         main(["conflict", *words, "--loras", str(tmp_path)])
     error = capsys.readouterr().err

@@ -210,9 +210,8 @@ def test_extract_says_in_one_line_what_is_wrong(toys, toy_folder, xl_folder, tmp
     assert not out.exists()
 
 
-def test_an_extracted_style_says_of_what_and_is_drawn_with(tmp_path, capsys):
-    loras = Path(__file__).parents[1] / "demo/loras"
-    cli.main(["merge", "ink", "--out", str(tmp_path / "tuned"), "--loras", str(loras)])
+def test_an_extracted_style_says_of_what_and_is_drawn_with(tmp_path, capsys, tiny_styles):
+    cli.main(["merge", "ink", "--out", str(tmp_path / "tuned"), "--loras", str(tiny_styles)])
     out = tmp_path / "found.safetensors"
     cli.main(["extract", "--base", "tiny", "--tuned", str(tmp_path / "tuned"), "--rank", "16", "--out", str(out)])
     recipe = json.loads(read_header(out).metadata[MADE])
@@ -223,7 +222,7 @@ def test_an_extracted_style_says_of_what_and_is_drawn_with(tmp_path, capsys):
     cli.main(["inspect", str(out)])
     assert "extract" in capsys.readouterr().out
     with pytest.raises(RequestError, match="difflora extract --base"):
-        make_again(out, loras, tmp_path / "out")
+        make_again(out, tiny_styles, tmp_path / "out")
 
 
 # --- resize

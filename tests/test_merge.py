@@ -386,8 +386,7 @@ def test_the_header_says_what_it_was_made_of(toys, toy_folder, tmp_path, model):
     assert made.modules == 2
 
 
-def test_the_embedded_base_is_known_by_its_name_and_progress_is_told(tmp_path, capsys):
-    loras = Path(__file__).parents[1] / "demo/loras"
+def test_the_embedded_base_is_known_by_its_name_and_progress_is_told(tmp_path, capsys, tiny_styles):
     out = tmp_path / "out"
     cli.main(
         [
@@ -399,7 +398,7 @@ def test_the_embedded_base_is_known_by_its_name_and_progress_is_told(tmp_path, c
             "--out",
             str(out),
             "--loras",
-            str(loras),
+            str(tiny_styles),
             "--json",
             "--budget",
             "sum",
@@ -606,8 +605,7 @@ def test_numbers_of_the_base_that_cannot_be_added_to_are_refused(toys, toy_folde
     assert [path.name for path in tmp_path.iterdir()] == ["base.safetensors"]
 
 
-def test_the_command_says_one_line_for_each_of_these(tmp_path, capsys):
-    loras = Path(__file__).parents[1] / "demo/loras"
+def test_the_command_says_one_line_for_each_of_these(tmp_path, capsys, tiny_styles):
     for flags, error in (
         (["nobody", "--out", str(tmp_path / "out")], "no style 'nobody'"),
         (["ink:11", "--out", str(tmp_path / "out")], "from -10 to 10"),
@@ -615,13 +613,12 @@ def test_the_command_says_one_line_for_each_of_these(tmp_path, capsys):
         (["ink", "--out", str(tmp_path / "out"), "--base", "x.ckpt"], "can run code"),
     ):
         with pytest.raises(SystemExit) as ended:
-            cli.main(["merge", *flags, "--loras", str(loras)])
+            cli.main(["merge", *flags, "--loras", str(tiny_styles)])
         said = capsys.readouterr().err
         assert ended.value.code == 2 and error in said and said.count("\n") == 1
 
 
-def test_a_style_of_another_family_is_refused(toys, toy_folder, tmp_path, model):
+def test_a_style_of_another_family_is_refused(toys, toy_folder, tmp_path, model, tiny_styles):
     base = original_of(toy_folder, "toy", tmp_path / "base.safetensors")
-    loras = Path(__file__).parents[1] / "demo/loras"
     with pytest.raises(DiffloraError, match="made for a base of family 'tiny'"):
-        merge_files(["ink"], str(base), tmp_path / "out.safetensors", folder=loras)
+        merge_files(["ink"], str(base), tmp_path / "out.safetensors", folder=tiny_styles)
