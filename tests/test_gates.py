@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import contextmanager
 from copy import deepcopy
@@ -447,15 +448,18 @@ def test_many_threads_may_take_from_one_budget(model, wide):
     resident, wrong = Resident(size_of(model, wide[0]) + 1), []
 
     def work(turn: int) -> None:
-        for i in range(30):
+        for i in range(60):
             adapter = wide[(turn + i) % 3]
             [layers] = resident.take([adapter], modules)
             if list(layers) != list(adapter.layers) or resident.bytes > resident.limit_bytes:
                 wrong.append(turn)
 
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     threads = [threading.Thread(target=work, args=(turn,)) for turn in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    sys.setswitchinterval(interval)
     assert not wrong

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..adapters.adapter import Adapter, Update
 from ..errors import AdapterFileError, RequestError
-from ..strength import Strength, weight_at
+from ..strength import Strength
 from .resident import Ready, Resident
 
 Parts = Mapping[str, nn.Module]
@@ -78,13 +78,19 @@ class Gated:
             output += _times(apply(x, delta), own, module)
         return output
 
-    def fold(self, updates: Sequence[tuple[Update, float]]) -> None:
-        """Put updates times weights into the weight itself, keeping the original aside."""
-        weight = self.module.weight
-        none = torch.zeros(())
-        total = sum((amount * update.delta(weight) for update, amount in updates if amount), none)
+    def fold(self, row: Tensor) -> None:
+        """Put the updates times a row of the table into the weight itself, keeping the original aside."""
+        weight, own = self.module.weight, row[self.slots]
         self.original = weight.data
-        weight.data = (weight.data.float() + total.to(weight.device)).to(weight.dtype)
+        if not own.any():
+            return
+        total, own = weight.data.float().flatten(1), own.to(weight.device)
+        inner, rest = own[: len(own) - len(self.dense)], own[len(own) - len(self.dense) :]
+        if self.down is not None:
+            total = torch.addmm(total, self.up.float().flatten(1) * inner, self.down.float().flatten(1))
+        for amount, delta in zip(rest, self.dense, strict=True):
+            total = total + amount * delta.float().flatten(1)
+        weight.data = total.view(weight.shape).to(weight.dtype)
 
     def unfold(self) -> None:
         """Put the original weight back: the same tensor, bit for bit."""
@@ -198,11 +204,8 @@ class Stack:
             return
         if len(rows) != len(self.table):
             self._resize(len(rows))
-        for numbers, row in zip(self.table, rows, strict=True):
-            start = 0
-            for factors, weight in zip(self.factors, row, strict=True):
-                np.multiply(factors, weight, out=numbers[start : start + len(factors)])
-                start += len(factors)
+        for row, numbers in zip(self.table, rows, strict=True):
+            self._write(row, numbers)
         for flat in self.flats:
             flat.fill(self.shared)
         if self.may_sleep:
@@ -212,10 +215,12 @@ class Stack:
 
     def fold(self, weights: Blend) -> None:
         """Write one constant blend into the model: no cost per picture. `unfold` restores every bit."""
-        self._numbers(weights)
+        numbers = self._numbers(weights)
         self.unfold()
-        for gated, (path, entries) in zip(self.gated, self.updates.items(), strict=True):
-            gated.fold([(update, weight_at(weights[i], path)) for i, update in entries])
+        row = torch.zeros(self.table.shape[1])
+        self._write(row.numpy(), numbers)
+        for gated in self.gated:
+            gated.fold(row)
 
     def unfold(self) -> None:
         """Put the original weights back; the gates act again."""
@@ -236,6 +241,13 @@ class Stack:
             if not isinstance(weight, Strength) and not abs(weight) <= LARGEST:
                 raise RequestError(f"weight {weight}: weights must be finite numbers, expected -10 to 10")
         return [self.spread(i, w) if isinstance(w, Strength) else w for i, w in enumerate(blend)]
+
+    def _write(self, row: np.ndarray, numbers: Sequence[float | np.ndarray]) -> None:
+        """A row of the table: what the gates multiply with."""
+        start = 0
+        for factors, weight in zip(self.factors, numbers, strict=True):
+            np.multiply(factors, weight, out=row[start : start + len(factors)])
+            start += len(factors)
 
     def _resize(self, rows: int) -> None:
         self.table = np.zeros((rows, self.table.shape[1]), np.float32)

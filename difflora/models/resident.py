@@ -55,13 +55,14 @@ class Resident:
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._kept: OrderedDict[int, tuple[weakref.ref[Adapter], dict[str, Ready], int]] = OrderedDict()
 
     @property
     def bytes(self) -> int:
         """Size of all that is kept."""
-        return sum(size for _, _, size in self._kept.values())
+        with self._lock:
+            return sum(size for _, _, size in self._kept.values())
 
     def take(self, adapters: Sequence[Adapter], modules: Mapping[str, nn.Module]) -> list[dict[str, Ready]]:
         """Each adapter's updates by path, made ready unless they are at hand.
