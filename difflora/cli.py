@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, Protocol
 
 from .commands.adapter import Convert, Inspect
+from .commands.bases import Bases
 from .commands.caption import Caption
 from .commands.conflict import Conflict
+from .commands.doctor import Doctor
 from .commands.draw import Generate, Sheet
 from .commands.flags import cli, subcommand
 from .commands.folder import Check
@@ -45,6 +47,8 @@ Commands = (
     | Annotated[Extract, subcommand("extract")]
     | Annotated[Caption, subcommand("caption")]
     | Annotated[Check, subcommand("check")]
+    | Annotated[Bases, subcommand("bases")]
+    | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Ui, subcommand("ui")]
 )
 

@@ -16,6 +16,7 @@ Targets = Literal["attention", "attention+mlp"]
 Method = Literal["sum", "ties", "dare", "magnitude", "knots", "orthogonal", "switch"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Budget = Literal["sum", "normalised", "matched"]
+Attention = Literal["sdpa", "xformers"]
 
 
 def demand(holds: bool, found: str, expected: str) -> None:
@@ -30,6 +31,26 @@ def in_range(name: str, value: float, low: float, high: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+    """Which base model, and how it is opened."""
+
+    base: str = "tiny"
+    """Model: tiny (embedded), sd15, sd21 or sdxl, a name in --bases, a diffusers folder, a .safetensors, a hub id."""
+    bases: Path = Path("bases")
+    """Folder of your own checkpoints, where --base looks names up."""
+    vae: str | None = None
+    """Another autoencoder for the base: a .safetensors file, a diffusers folder, or a hub id."""
+    precision: Precision | None = None
+    """Precision of the base: fp32, bf16 or fp16; chosen from the device unless given."""
+    attention: Attention | None = None
+    """How attention is computed: PyTorch's own (sdpa) unless given, or xformers where it is installed."""
+    offload: bool | None = None
+    """Keep layers in main memory until each is needed: slow, in little memory; done when the device is too small."""
+    tiling: bool = False
+    """Decode pictures in tiles: for sizes whose decoding does not fit; seams may show faintly."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Learn a style from a folder of captioned pictures."""
 
@@ -38,7 +59,11 @@ class TrainConfig:
     name: str | None = None
     """Name of the style and of its file; the folder's name unless given."""
     base: str = "tiny"
-    """Model to learn on: tiny (embedded), a diffusers folder, or a hub id."""
+    """Model to learn on: tiny (embedded), sd15, sd21, sdxl, a name in --bases, a folder, a .safetensors, a hub id."""
+    bases: Path = Path("bases")
+    """Folder of your own checkpoints, where --base looks names up."""
+    vae: str | None = None
+    """Another autoencoder for the base: a .safetensors file, a diffusers folder, or a hub id."""
     trigger: str | None = None
     """Word put before every caption, to call the style up by; none unless given."""
     rank: int | None = None
@@ -48,7 +73,9 @@ class TrainConfig:
     targets: Targets = "attention+mlp"
     """Layers of the image network that learn: its attention, or its attention and feed-forward layers."""
     text_encoder: bool = True
-    """Let the text encoder's projections learn too."""
+    """Let the projections of the text encoders learn too; off, their features are computed once."""
+    clip_skip: int | None = None
+    """Layer of the text encoder that is read, counted from its end (1 is the last); the base's own unless given."""
     learning_rate: float | None = None
     """Step size of the optimizer; chosen for the base unless given."""
     steps: int | None = None
@@ -99,7 +126,7 @@ class TrainConfig:
             ("rank", 1, 1024), ("alpha", 1e-4, 1e4), ("learning_rate", 1e-8, 1), ("steps", 1, 10**7),
             ("batch", 1, 1024), ("micro_batch", 1, 1024), ("resolution", 16, 4096), ("preview_every", 0, 10**7),
             ("caption_dropout", 0, 1), ("tag_dropout", 0, 0.9), ("keep_tags", 0, 100), ("crops", 0, 0.5),
-            ("ema", 0, 0.99999), ("holdout", 0, 1000), ("seed", 0, 2**31 - 1),
+            ("ema", 0, 0.99999), ("holdout", 0, 1000), ("seed", 0, 2**31 - 1), ("clip_skip", 1, 12),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None:
@@ -109,7 +136,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureConfig:
+class PictureConfig(BaseConfig):
     """What every drawing is asked with."""
 
     prompts: tuple[str, ...] = ()
@@ -126,8 +153,6 @@ class PictureConfig:
     """Let the styles take turns of that many steps instead of acting together; 0 for together."""
     negative: str = ""
     """What the picture should keep away from."""
-    base: str = "tiny"
-    """Model to draw with: tiny (embedded), a diffusers folder, or a hub id."""
     seed: int = 0
     """Seed of the first picture; the next ones count up."""
     count: int = 1
@@ -139,7 +164,9 @@ class PictureConfig:
     size: str | None = None
     """Side in pixels, or WIDTHxHEIGHT; the base's own unless given."""
     sampler: str | None = None
-    """Sampler by name (ddim, euler, dpm++ …); the base's own unless given."""
+    """Sampler by name (euler a, dpm++ 2m karras, ddim, unipc, lcm …); the base's own unless given."""
+    clip_skip: int | None = None
+    """Layer of the text encoder that is read, counted from its end (1 is the last); the base's own unless given."""
     loras: Path = Path("loras")
     """Folder where styles are looked up by name."""
 
@@ -150,6 +177,8 @@ class PictureConfig:
         in_range("guidance", self.guidance, 0, 100)
         in_range("orthogonal", self.orthogonal, 0, 1)
         in_range("switch", self.switch, 0, 1000)
+        if self.clip_skip is not None:
+            in_range("clip_skip", self.clip_skip, 1, 12)
 
 
 @dataclass(frozen=True, kw_only=True)

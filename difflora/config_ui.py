@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import check_name, demand, in_range
+from .config import BaseConfig, check_name, demand, in_range
 
 SHORTEST_PASSWORD = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class UiConfig:
+class UiConfig(BaseConfig):
     """Open the studio: mix, draw, train and export in a browser."""
 
-    base: str = "tiny"
-    """Model to draw with and to learn on: tiny (embedded), a diffusers folder, or a hub id."""
     loras: Path = Path("loras")
     """Folder of the styles."""
     runs: Path = Path("runs")

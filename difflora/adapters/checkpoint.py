@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..errors import AdapterFileError, BaseModelError
 from .forms import arrow
@@ -21,7 +20,10 @@ from .names import Shapes, lookup, place
 from .networks import CONFIGS, modules
 from .original import LAYOUTS, Place, misfits, other_places, weight_places
 from .places import NETWORKS
-from .stream import Table, read_table, tensor_of
+from .table import Table, read_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INDEX = "model_index.json"
 CROSS = ".attn2.to_k"
@@ -83,6 +85,8 @@ class Checkpoint:
 
 def stored_at(table: Table, place: Place) -> Tensor:
     """What lies at a place; AdapterFileError where it cannot be read."""
+    from .stream import tensor_of
+
     with table.path.open("rb") as file:
         return place.of(tensor_of(file, table, place.key))
 

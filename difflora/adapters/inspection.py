@@ -26,7 +26,12 @@ RECIPES = {
     "difflora.scores": "scores",
     "modelspec.merged_from": "merged from",
 }
-NETWORKS = {"unet": "UNet", "text_encoder": "text encoder", "text_encoder_2": "text encoder 2"}
+NETWORKS = {
+    "unet": "UNet",
+    "transformer": "transformer",
+    "text_encoder": "text encoder",
+    "text_encoder_2": "text encoder 2",
+}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -38,13 +39,13 @@ def adapter_named(name: str, folder: Path) -> Path:
         found, root = place.resolve(), folder.resolve()
         inside, exists = found.is_relative_to(root), place.is_file()
     except (OSError, ValueError, RuntimeError):
-        raise _missing(name, folder) from None
+        raise missing(name, folder) from None
     if not inside:
         raise AdapterFileError(
             f"{shown_path(place)} leads out of the folder to {shown_path(found)}; pass that path itself"
         )
     if not exists:
-        raise _missing(name, folder)
+        raise missing(name, folder)
     return found
 
 
@@ -65,7 +66,7 @@ def find_adapter(name_or_path: str, folder: Path) -> Path:
     except (OSError, ValueError):
         pass
     if _is_path(name_or_path):
-        raise _missing(name_or_path, folder)
+        raise missing(name_or_path, folder)
     return adapter_named(name_or_path.removesuffix(SUFFIX), folder)
 
 
@@ -73,13 +74,24 @@ def _is_path(text: str) -> bool:
     return "/" in text or "\\" in text
 
 
-def _missing(name: str, folder: Path) -> AdapterFileError:
+class MissingStyleError(AdapterFileError):
+    """A style that is not where it was looked for."""
+
+    name = ""
+    """As it was asked for."""
+
+
+def missing(name: str, folder: Path, fitting: Sequence[str] | None = None) -> MissingStyleError:
+    """The error for a style that is not there, with those that are, nearest first; fitting: those that fit the base."""
     wanted = Path(name).name.removesuffix(SUFFIX).lower()
-    names = adapter_names(folder)
+    names = adapter_names(folder) if fitting is None else list(fitting)
     nearest = sorted(names, key=lambda n: -SequenceMatcher(None, wanted, n.lower()).ratio())
     more = f" … and {len(names) - 8} more" if len(names) > 8 else ""
-    there = f"there are: {', '.join(shown(n) for n in nearest[:8])}{more}" if names else "it holds no styles yet"
+    none = "it holds no styles yet" if not adapter_names(folder) else "none there fits this base"
+    there = f"there are: {', '.join(shown(n) for n in nearest[:8])}{more}" if names else none
     what = f"no file {shown(name)!r}" if _is_path(name) else f"no style {shown(name)!r} in {shown_path(folder)}"
     where = f"{shown_path(folder)}: {there}" if _is_path(name) else there
     advice = "write one of these names, or the path of a file" if names else "train one, or write the path of a file"
-    return AdapterFileError(f"{what}; {where}; {advice}")
+    error = MissingStyleError(f"{what}; {where}; {advice}")
+    error.name = name
+    return error

@@ -73,6 +73,7 @@ def style_metadata(
         "ss_num_train_images": str(pictures),
         "ss_resolution": f"({resolution}, {resolution})",
         "ss_seed": str(config.get("seed", 0)),
+        "ss_clip_skip": str(config.get("clip_skip")),
         "ss_tag_frequency": _json({folder: tag_frequency(captions, info.trigger)}),
     }
     ours = {

@@ -43,6 +43,7 @@ PREFIXES = (
     ("lora_te_", "kohya", "text_encoder"),
     ("lycoris_", "LyCORIS", "unet"),
     ("unet.", "diffusers", "unet"),
+    ("transformer.", "diffusers", "transformer"),
     ("text_encoder.", "diffusers", "text_encoder"),
     ("text_encoder_2.", "diffusers", "text_encoder_2"),
     ("diffusion_model.", "ComfyUI", "unet"),
@@ -147,7 +148,8 @@ def candidates(name: str, part: str = "") -> tuple[str, list[str]]:
 
 
 def place(network: str, name: str) -> str:
-    """A module as all dialects agree on it: underscores, and no text_model."""
+    """A module as all dialects agree on it: underscores, and no text_model; a transformer is called as a UNet is."""
+    network = "unet" if network == "transformer" else network
     plain = re.sub(r"\.processor\.(to_[qkv]|to_out)_lora$", r".\1", name)
     plain = re.sub(r"\.self_attn\.to_(q|k|v|out)_lora$", r".self_attn.\1_proj", plain)
     plain = re.sub(r"\.to_out$", ".to_out.0", plain).replace(".", "_")
@@ -188,13 +190,13 @@ def lookup(base: Shapes) -> dict[str, str]:
 
 
 def kohya_name(path: str, original: Mapping[str, str] | None = None) -> str:
-    """The kohya name of a module; raises AdapterFileError for a path outside unet and the text encoders.
+    """The kohya name of a module; raises AdapterFileError for a path outside the image network and the text encoders.
 
     original: block names of the original layout by path, where the family's files use those; there the text encoders
     are numbered. Text encoders' names always hold `text_model`, whether the installed transformers has it or not.
     """
     network, _, rest = path.partition(".")
-    if network == "unet" and rest:
+    if network in ("unet", "transformer") and rest:
         return "lora_unet_" + (original or {}).get(path, rest).replace(".", "_")
     number = {"text_encoder": "" if original is None else "1", "text_encoder_2": "2"}.get(network)
     if number is None or not rest:

@@ -10,7 +10,7 @@ from ..errors import AdapterFileError
 from .header import PICKLES, Header, read_header, shown, shown_path, unreadable
 from .settings import Settings, parse_settings, read_settings
 
-NETWORKS = ("unet", "text_encoder", "text_encoder_2")
+NETWORKS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 MODEL, CONFIG, BUNDLE = "adapter_model.safetensors", "adapter_config.json", "pytorch_lora_weights.safetensors"
 MAX_CONFIG = 2**22
 
@@ -30,8 +30,8 @@ class Source:
 def sources(path: Path) -> list[Source]:
     """The files of an adapter: itself, or those of a folder; raises AdapterFileError.
 
-    A folder holds adapter_model.safetensors with adapter_config.json, one such folder a network (unet, text_encoder,
-    text_encoder_2), or pytorch_lora_weights.safetensors.
+    A folder holds adapter_model.safetensors with adapter_config.json, one such folder a network (unet or
+    transformer, text_encoder, text_encoder_2), or pytorch_lora_weights.safetensors.
     """
     path = Path(path)
     try:

@@ -16,7 +16,7 @@ class Check:
 
     folder: Annotated[Positional[Path], arg(help="Folder of pictures and captions; nothing in it is changed.")]
     trigger: Annotated[str | None, arg(help="Trigger word the style is to be learnt with.")] = None
-    base: Annotated[str, arg(help="Model to learn on: tiny (embedded), a diffusers folder, or a hub id.")] = "tiny"
+    base: Annotated[str, arg(help="Model to learn on, by name or path; see difflora bases.")] = "tiny"
     resolution: Annotated[
         int | None, arg(help="Pixels of the shorter side at learning; the base's own unless given.")
     ] = None

@@ -115,13 +115,13 @@ class Extract:
         """Call the library and render."""
         from .. import render
         from ..adapters.extract import extract
-        from ..drawing.merge import place_of
+        from ..models.family import on_disk
         from ..render_merge import extracted_lines, show_made
 
         screen = render.screen(self.json)
         with screen:
             made = extract(
-                place_of(self.base), place_of(self.tuned), self.out, rank=self.rank, max_error=self.max_error,
+                on_disk(self.base), on_disk(self.tuned), self.out, rank=self.rank, max_error=self.max_error,
                 precision=self.precision, named=(self.base, self.tuned), overwrite=self.force, report=screen.report,
             )  # fmt: skip
         show_made(screen, "extracted", made.row(), extracted_lines(made))

@@ -46,7 +46,7 @@ class Score:
 
     lora: Annotated[Positional[str], arg(metavar="NAME[:WEIGHT]", help="The style to measure.")]
     images: Annotated[Path, arg(help="Folder with the artist's held-out pictures and their captions.")]
-    base: Annotated[str, arg(help="Model to draw with: tiny (embedded), a diffusers folder, or a hub id.")] = "tiny"
+    base: Annotated[str, arg(help="Model to draw with, by name or path; see difflora bases.")] = "tiny"
     loras: Annotated[Path, arg(help="Folder where styles are looked up by name.")] = Path("loras")
     seed: Annotated[int, arg(help="Seed of the first picture.")] = 0
     json: Json = False

@@ -11,8 +11,8 @@ from ..adapters.files import content_sha256
 from ..config import Budget, demand, in_range
 from ..errors import RequestError
 from ..models.family import BaseModel
-from ..models.samplers import make_sampler
 from ..version import __version__
+from .generate import sized
 from .recipe import Recipe
 
 LONGEST_PROMPT = 10_000
@@ -29,6 +29,7 @@ def admit(recipes: Sequence[Recipe], model: BaseModel, *, ordered: bool = True) 
     demand(0 < len(recipes) <= MOST_PICTURES, f"{len(recipes)} pictures", f"1 to {MOST_PICTURES} in a request")
     for recipe in recipes:
         check_recipe(recipe, model)
+    recipes = sized(recipes, model)
     hashes = {s: s.sha256 or content_sha256(Path(s.path)) for s in {s for r in recipes for s in r.styles}}
     kinds = {(r.sampler, r.steps): r for r in recipes}
     runs = {kind: passes(recipe, model) for kind, recipe in kinds.items()}
@@ -51,6 +52,10 @@ def check_recipe(recipe: Recipe, model: BaseModel) -> None:
         value = getattr(recipe, name)
         demand(isinstance(value, int | float if name == "guidance" else int), f"{name} {value!r}", "a number")
         in_range(name, value, low, high)
+    demand(recipe.vae == model.vae_name, f"vae {recipe.vae}", f"{model.vae_name or 'none'}, as the base is open")
+    if recipe.clip_skip is not None:
+        demand(isinstance(recipe.clip_skip, int), f"clip_skip {recipe.clip_skip!r}", "a whole number")
+        in_range("clip_skip", recipe.clip_skip, 1, 12)
     demand(isinstance(recipe.sampler, str | None), f"sampler {recipe.sampler!r}", "a name, or None")
     for text in (recipe.prompt, recipe.negative):
         whole = isinstance(text, str) and text.encode(errors="ignore").decode() == text
@@ -77,7 +82,7 @@ def check_recipe(recipe: Recipe, model: BaseModel) -> None:
 
 def passes(recipe: Recipe, model: BaseModel) -> int:
     """How often the network runs for a picture; RequestError for a sampler that is not known or not for these steps."""
-    sampler = make_sampler(model.scheduler, recipe.sampler)
+    sampler = model.sampler(recipe.sampler)
     try:
         sampler.set_timesteps(recipe.steps)
     except ValueError as error:

@@ -22,9 +22,9 @@ from ..adapters.places import is_adapter, sources
 from ..adapters.precision import DTYPES
 from ..adapters.resize import resize
 from ..config import BlendConfig, check_name, demand
-from ..errors import AdapterFileError, RequestError
+from ..errors import AdapterFileError, BaseModelError, RequestError
 from ..events import Note, Report, ignore
-from ..models.family import EMBEDDED, open_model
+from ..models.family import on_disk, open_model
 from .export import BLEND, HOW, export
 from .recipe import style_of
 from .request import numbered
@@ -117,8 +117,12 @@ def convert_again(file: Path, row: Mapping[str, object], find: Find, out: Path, 
 
 def here(base: str) -> str:
     """A base that a file names, if it is on this machine; RequestError else: a stranger's file downloads nothing."""
-    there = base in EMBEDDED or Path(base).is_dir()
-    demand(there, f"the base {shown(base)!r} that the file names is not here", "--base; name it yourself")
+    try:
+        on_disk(base)
+    except BaseModelError:
+        raise RequestError(
+            f"the base {shown(base)!r} that the file names is not here: expected --base; name it yourself"
+        ) from None
     return base
 
 

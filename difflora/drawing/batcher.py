@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import demand
-from ..errors import DiffloraError
+from ..errors import RequestError
 from ..models.attach import attached, resident_on
 from ..models.family import BaseModel
 from .admit import admit, passes
@@ -23,12 +22,12 @@ from .generate import constant_blend, draw_batch, set_weights, to_pictures, turn
 from .mixing import acting, settled
 from .recipe import Recipe
 from .shelf import Shelf
-from .tickets import Finished, Line, Place, Ticket, UnderWay
+from .tickets import Finished, Line, Place, Ticket, UnderWay, in_one_line
 
 KEPT_SECONDS, KEPT_TICKETS, KEPT_BYTES = 300.0, 200, 2**28
-PREVIEW_SHARE = 0.1
+PREVIEW_SHARE, PREVIEW_SIDE = 0.1, 256
 LEAVING_SECONDS = 5.0
-PREVIEW_SIDE = 256
+CLOSING = "the program is closing: expected requests before that; start it again"
 
 
 class _Abandoned(Exception):
@@ -69,9 +68,9 @@ class Batcher:
         # (pictures, cost, seconds) of the last batches, and seconds of decoding a pixel.
         self._measured: deque[tuple[int, float, float]] = deque(maxlen=8)
         self._decoding = 0.0
-        self._closed = False
-        self._worker = threading.Thread(target=self._work, name="batcher", daemon=True)
-        self._worker.start()
+        self._closed = ""  # or why nothing more is taken
+        self.worker = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self.worker.start()
 
     def submit(
         self, user: str, recipes: Sequence[Recipe], *, finished: Finished | None = None, alone: bool = False
@@ -85,9 +84,10 @@ class Batcher:
         ready = admit(recipes, self.model, ordered=not alone)
         costs = [runs * r.width * r.height * (1.0 + (r.guidance > 1)) for r, runs in ready]
         with self._lock:
+            if self._closed:
+                raise RequestError(self._closed)
             count = len(self.tickets(user))
             demand(count < self.waiting, f"{count} requests wait", f"at most {self.waiting}; wait for one, or cancel")
-            demand(not self._closed, "the program is closing", "requests before that; start it again")
             ticket = Ticket(self, user, [r for r, _ in ready], costs, finished, alone)
             self._tickets[ticket.id] = ticket
             self._line.add(ticket)
@@ -134,19 +134,27 @@ class Batcher:
                 return 0.0
             return (rest + self._line.work_until(ticket, self.batch)) * seconds / cost if cost else None
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket, why: str = "") -> None:
         """Take a request out of the queue and out of the batch under way."""
-        self._end(ticket, "cancelled")
+        self._end(ticket, "cancelled", why)
 
-    def close(self) -> None:
-        """Cancel everything and end the worker."""
+    def close(self, why: str = "", *, finish: bool = False) -> list[Ticket]:
+        """Take nothing more, end all requests with that line, and end the worker; the requests that were still known.
+
+        finish: the batch under way is drawn to its end, which is not waited for; then close once more.
+        """
         with self._lock:
-            self._closed = True
-            for ticket in list(self._tickets.values()):
-                self._end(ticket, "cancelled")
+            self._closed = why or CLOSING
+            known = list(self._tickets.values())
+            for ticket in known:
+                ticket.left.clear()
+                if not finish or ticket.state == "waiting":
+                    self._end(ticket, "cancelled", why)
+            self._line.clean()
             self._lock.notify_all()
         # It may wait for its turn while whoever has it is stopped; it dies with the program.
-        self._worker.join(LEAVING_SECONDS)
+        self.worker.join(0 if finish else LEAVING_SECONDS)
+        return known
 
     def _work(self) -> None:
         """The worker: batch after batch until closed, whatever goes wrong in one."""
@@ -163,7 +171,7 @@ class Batcher:
             except _Abandoned:
                 pass
             except Exception as error:
-                self._fail(places, _line(error))
+                self._fail(places, in_one_line(error))
             finally:
                 with self._lock:
                     self._now = None
@@ -210,7 +218,7 @@ class Batcher:
 
         with attached(self.model.parts, own, self.resident) if own else nullcontext() as stack:
             set_weights(stack, group)
-            pixels = draw_batch(self.model, group, on_step)
+            pixels = draw_batch(self.model, stack, group, on_step)
         return list(zip(places, group, to_pictures(pixels), strict=True))
 
     def _on_step(self, step: int, clean: Tensor) -> None:
@@ -252,7 +260,7 @@ class Batcher:
             if ticket.finished and not ticket.over:
                 ticket.finished(recipe, picture)
         except Exception as error:
-            self._fail([place], _line(error))
+            self._fail([place], in_one_line(error))
         with self._lock:
             self._drawn += 1
             if not ticket.over:
@@ -290,11 +298,3 @@ class Batcher:
             if much or time.monotonic() - ticket.ended > KEPT_SECONDS:
                 ticket.let_go()
                 del self._tickets[ticket.id]
-
-
-def _line(error: Exception) -> str:
-    """What went wrong in one line; a bug goes to the log with its traceback."""
-    if isinstance(error, DiffloraError):
-        return str(error)
-    logging.getLogger("difflora").error("drawing failed", exc_info=error)
-    return f"drawing failed ({type(error).__name__}): the log says more; try again, or with fewer or smaller pictures"

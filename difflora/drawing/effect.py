@@ -11,7 +11,6 @@ from torch import Tensor
 from ..adapters.adapter import Adapter
 from ..models.attach import attached
 from ..models.family import BaseModel
-from ..models.samplers import make_sampler
 
 PROMPTS = ("a cat", "a house", "a red apple", "a car")
 STEPS = 4
@@ -39,11 +38,11 @@ def effects(model: BaseModel, adapters: Sequence[Adapter]) -> Tensor:
 
 def _way(model: BaseModel) -> list[tuple[Tensor, Tensor]]:
     """(noisy latents (prompts, C, h, w), timesteps (prompts,)) of the base's own few steps without guidance."""
-    scheduler = make_sampler(model.scheduler, "ddim")
+    # The same few straight steps on every base of a kind; what knows no DDIM goes its own way.
+    scheduler = model.sampler("ddim" if "ddim" in model.samplers else None)
     scheduler.set_timesteps(STEPS, device=model.device)
     cond = model.encode_prompts(PROMPTS)
-    side = model.side // model.factor
-    shape = (len(PROMPTS), model.parts["unet"].config.in_channels, side, side)
+    shape = (len(PROMPTS), *model.latent_shape(model.side, model.side))
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
     way = []
     for time in scheduler.timesteps:

@@ -15,6 +15,7 @@ from ..events import Progress, Report, ignore
 from ..models.attach import Stack, attached
 from ..models.family import BaseModel
 from .balance import Balance
+from .conditioning import conditioning
 from .mixing import acting, is_timed, settled, strengths, strengths_at
 from .recipe import Recipe
 
@@ -38,7 +39,15 @@ def _settings(recipe: Recipe) -> tuple:
     """What all pictures of a batch share."""
     names = tuple(s.name for s in recipe.styles)
     size = recipe.width, recipe.height
-    return recipe.steps, recipe.guidance, *size, recipe.sampler, names, recipe.orthogonal, recipe.folded
+    text = recipe.clip_skip, recipe.windows
+    return recipe.steps, recipe.guidance, *size, recipe.sampler, *text, names, recipe.orthogonal, recipe.folded
+
+
+def sized(recipes: Sequence[Recipe], model: BaseModel) -> list[Recipe]:
+    """The recipes with the windows of the text encoder that their texts fill."""
+    known = {text: model.windows(text) for text in {text for r in recipes for text in (r.prompt, r.negative)}}
+    most = [max(known[r.prompt], known[r.negative] if r.guidance > 1 else 1) for r in recipes]
+    return [replace(recipe, windows=windows) for recipe, windows in zip(recipes, most, strict=True)]
 
 
 def generate(
@@ -54,7 +63,7 @@ def generate(
     Weights may differ from picture to picture of a batch; a recipe marked folded must share its weights with the rest.
     Each comes back with what its budget made of its weights, and is drawn the same again with that.
     """
-    groups = batched(settled(recipes, adapters, Balance(model)), batch)
+    groups = batched(settled(sized(recipes, model), adapters, Balance(model)), batch)
     done, total = 0, sum(group[0].steps for group in groups)
     for group in groups:
         own = acting(group[0].styles, adapters, group[0].orthogonal)
@@ -65,7 +74,7 @@ def generate(
                 turn_weights(stack, group, step)
                 report(Progress("drawing", start + step, total))
 
-            pixels = draw_batch(model, group, on_step)
+            pixels = draw_batch(model, stack, group, on_step)
         done += group[0].steps
         report(Progress("drawing", done, total))
         yield from zip(group, to_pictures(pixels), strict=True)
@@ -87,12 +96,12 @@ def turn_weights(stack: Stack | None, group: Sequence[Recipe], step: int) -> Non
         stack.weights([strengths_at(recipe, step) for recipe in group])
 
 
-def draw_batch(model: BaseModel, group: Sequence[Recipe], on_step) -> Tensor:
+@torch.inference_mode()
+def draw_batch(model: BaseModel, stack: Stack | None, group: Sequence[Recipe], on_step) -> Tensor:
     """One call of the model's sampler, (B, 3, H, W) in -1..1."""
     first = group[0]
-    return model.draw(
-        [r.prompt for r in group],
-        [r.negative for r in group],
+    latents = model.sample(
+        conditioning(model, stack, group, set_weights),
         seeds=[r.seed for r in group],
         steps=first.steps,
         guidance=first.guidance,
@@ -100,6 +109,7 @@ def draw_batch(model: BaseModel, group: Sequence[Recipe], on_step) -> Tensor:
         sampler=first.sampler,
         on_step=on_step,
     )
+    return model.decode(latents)
 
 
 def constant_blend(recipes: Sequence[Recipe]) -> bool:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..adapters.adapter import Adapter
-from ..adapters.checkpoint import Checkpoint, open_checkpoint
+from ..adapters.checkpoint import open_checkpoint
 from ..adapters.files import content_sha256, load_adapter
 from ..adapters.merge import Merged, check_constant, merge
 from ..adapters.target import check_target
 from ..config import Budget, demand
 from ..events import Report, ignore
-from ..models.family import EMBEDDED, open_model
+from ..models.family import on_disk, open_model
 from ..version import __version__
 from .balance import Balance
 from .recipe import Style
@@ -38,14 +38,14 @@ def merge_files(
     fp16, the base's own unless given.
     """
     demand(bool(loras), "nothing to merge", "styles such as ink:0.7 gouache:0.4")
-    opened = open_checkpoint(place_of(base))
+    opened = open_checkpoint(on_disk(base))
     check_target(opened, Path(out), overwrite)
     styles = find_styles(loras, folder)
     for style in styles:
         check_constant(style.asked)
     files = {path: load_adapter(Path(path), opened.shapes, opened.family) for path in {s.path for s in styles}}
     adapters = [files[style.path] for style in styles]
-    styles = with_gains(styles, adapters, base, opened, budget)
+    styles = with_gains(styles, adapters, base, budget)
     recipe = {
         "verb": "merge", "sources": [source_row(style) for style in styles], "budget": budget, "base": base,
         "base_sha256": content_sha256(opened.path), "precision": precision, "version": __version__,
@@ -56,21 +56,10 @@ def merge_files(
     )  # fmt: skip
 
 
-def place_of(base: str) -> Path:
-    """The files of a base by its name."""
-    return EMBEDDED.get(base, Path(base))
-
-
-def with_gains(
-    styles: Sequence[Style], adapters: Sequence[Adapter], base: str, opened: Checkpoint, budget: Budget
-) -> list[Style]:
+def with_gains(styles: Sequence[Style], adapters: Sequence[Adapter], base: str, budget: Budget) -> list[Style]:
     """The styles with what the budget makes of their weights, as it does when they are drawn with."""
     if budget == "sum":
         return list(styles)
-    demand(
-        budget != "matched" or opened.is_folder, "--budget matched for a single file as base",
-        "a diffusers folder, as it draws to measure; give one, or --budget normalised",
-    )  # fmt: skip
     model = None
     if budget == "matched":
         # Only what looks at answers needs the networks themselves.

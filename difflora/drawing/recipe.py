@@ -62,7 +62,10 @@ class Recipe:
     width: int
     height: int
     sampler: str | None = None
+    clip_skip: int | None = None
     base: str = "tiny"
+    vae: str | None = None
+    """Another autoencoder than the base's own."""
     styles: tuple[Style, ...] = ()
     budget: Budget = "sum"
     orthogonal: float = 0.0
@@ -71,6 +74,8 @@ class Recipe:
     """Pictures in the batch it was drawn in: matrix products round differently at other sizes."""
     row: int = 0
     """Its place in that batch."""
+    windows: int = 1
+    """Windows of the text encoder that its texts fill: all of a batch have as many."""
     folded: bool = False
     """Whether the blend was written into the weights."""
     version: str = ""
@@ -82,12 +87,14 @@ class Recipe:
     def infotext(self) -> str:
         """The recipe in the words other programs read from a PNG's "parameters"."""
         tags = "".join(f" <lora:{s.name}:{s.strength.image:g}>" for s in self.styles if s.strength.image)
+        more = f"VAE: {Path(self.vae).name}, " if self.vae else ""
+        more += f"Clip skip: {self.clip_skip}, " if self.clip_skip else ""
         lines = [self.prompt + tags]
         if self.negative:
             lines.append(f"Negative prompt: {self.negative}")
         lines.append(
             f"Steps: {self.steps}, Sampler: {self.sampler or 'base'}, CFG scale: {self.guidance:g}, Seed: {self.seed}, "
-            f"Size: {self.width}x{self.height}, Model: {self.base}, Version: difflora {self.version}"
+            f"Size: {self.width}x{self.height}, Model: {self.base}, {more}Version: difflora {self.version}"
         )
         return "\n".join(lines)
 
@@ -103,7 +110,7 @@ def parse_recipe(text: str) -> Recipe:
     values = {k: v for k, v in values.items() if k in known}
     styles = tuple(style_of(row) for row in values.pop("styles", ()))
     recipe = Recipe(styles=styles, **values)
-    numbers = (recipe.seed, recipe.steps, recipe.width, recipe.height, recipe.batch, recipe.row)
+    numbers = (recipe.seed, recipe.steps, recipe.width, recipe.height, recipe.batch, recipe.row, recipe.windows)
     if not all(isinstance(n, int) and 0 <= n < 2**31 for n in numbers) or not recipe.row < recipe.batch <= 1024:
         raise ValueError("numbers out of range")
     return recipe

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..adapters.files import writable_folder
-from ..config import BlendConfig, DrawConfig, PictureConfig, parse_size
+from ..config import BaseConfig, BlendConfig, DrawConfig, PictureConfig, parse_size
 from ..errors import RequestError
 from ..events import Note, Report, Saved, ignore
 from ..models.family import BaseModel, open_model
@@ -15,7 +16,7 @@ from ..version import __version__
 from .export import EXACT, Exported, check_out, export, taken
 from .generate import generate, mark_folded
 from .recipe import Recipe, Style, read_recipe, save_picture
-from .styles import find_styles, found_again, load_styles
+from .styles import check_fit_before, find_styles, found_again, load_styles
 
 Drawn = list[tuple[Path, Recipe]]
 
@@ -25,11 +26,13 @@ def draw_files(config: DrawConfig, report: Report = ignore, model: BaseModel | N
     writable_folder(config.out)
     if config.like is not None:
         return draw_like(config, report, model)
-    styles = find_styles(config.lora, config.loras)
+    styles = find_styles(config.lora, config.loras, config if model is None else None)
     prompts = read_prompts(config)
     if config.size:
         parse_size(config.size)
-    model = model or open_model(config.base)
+    if model is None:
+        check_fit_before(styles, config)
+        model = open_model(config, report=report)
     adapters = load_styles(styles, model)
     for trigger in {a.info.trigger for a in adapters.values()} - {""}:
         if not all(trigger.lower() in prompt.lower() for prompt in prompts):
@@ -46,7 +49,8 @@ def recipes_for(config: PictureConfig, styles: Sequence[Style], model: BaseModel
     return [
         Recipe(
             prompt=prompt, negative=config.negative, seed=config.seed + i, steps=config.steps, guidance=config.guidance,
-            width=width, height=height, sampler=config.sampler, base=config.base, styles=tuple(styles),
+            width=width, height=height, sampler=config.sampler, clip_skip=config.clip_skip, base=config.base,
+            vae=model.vae_name, styles=tuple(styles),
             budget=config.budget, orthogonal=config.orthogonal, switch=config.switch, version=__version__,
         )
         for prompt in read_prompts(config)
@@ -60,7 +64,7 @@ def draw_like(config: DrawConfig, report: Report, model: BaseModel | None) -> Dr
         raise RequestError("--like takes everything from the picture: expected no prompt and no --lora beside it")
     recipe = read_recipe(config.like)
     styles = [found_again(style, config.loras) for style in recipe.styles]
-    model = model or open_model(recipe.base)
+    model = model or open_model(replace(config, base=recipe.base, vae=recipe.vae), report=report)
     adapters = load_styles(styles, model)
     copies = generate(model, recipe.copies(), adapters, batch=recipe.batch, report=report)
     own = [(drawn, picture) for drawn, picture in copies if drawn.row == recipe.row]
@@ -120,4 +124,6 @@ def blend_file(
         raise RequestError("nothing to blend: expected styles such as ink:0.7 gouache:0.4")
     if out.exists() and not asked.force:
         raise taken(out)
-    return export(find_styles(loras, folder), out, open_model(base), asked, base=base, report=report)
+    styles = find_styles(loras, folder, BaseConfig(base=base))
+    check_fit_before(styles, BaseConfig(base=base))
+    return export(styles, out, open_model(base, report=report), asked, base=base, report=report)

@@ -20,7 +20,7 @@ from .generate import generate
 from .recipe import KEY, Recipe
 from .request import numbered, read_prompts, recipes_for
 from .sheet import grid
-from .styles import find_styles, load_styles
+from .styles import check_fit_before, find_styles, load_styles
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,16 @@ def draw_sheet(
 
     Returns its path and every cell with its recipe; the recipes are inside the picture too. Raises DiffloraError.
     """
-    styles = find_styles(config.lora, config.loras)
+    styles = find_styles(config.lora, config.loras, config if model is None else None)
     rows = len(read_prompts(config)) * config.count
     if not 1 <= len(styles) <= 3:
         raise RequestError(f"{len(styles)} styles: expected one, two or three, such as --lora ink --lora gouache")
     if len(styles) == 3 and rows > 1:
         raise RequestError(f"{rows} rows: expected one prompt and --count 1, for three styles fill a triangle")
     writable_folder(config.out.parent)
-    model = model or open_model(config.base)
+    if model is None:
+        check_fit_before(styles, config)
+        model = open_model(config, report=report)
     adapters = load_styles(styles, model)
     cells = cells_for([style.weight for style in styles], config.steps_between)
     places = range(len(styles))

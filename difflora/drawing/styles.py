@@ -7,10 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..adapters.adapter import Adapter
+from ..adapters.cards import cards
+from ..adapters.checkpoint import open_checkpoint
+from ..adapters.families import Match
 from ..adapters.files import adapter_named, adapter_names, content_sha256, find_adapter, load_adapter, sha256
-from ..adapters.library import style_name
-from ..config import parse_lora
-from ..errors import AdapterFileError, RequestError
+from ..adapters.fitting import check_fit
+from ..adapters.header import shown_path
+from ..adapters.library import MissingStyleError, missing, style_name
+from ..adapters.networks import FAMILIES, modules
+from ..adapters.places import sources
+from ..config import BaseConfig, parse_lora
+from ..errors import AdapterFileError, BaseModelError, RequestError
+from ..models.bases import locate
 from ..models.family import BaseModel
 from .recipe import Style
 
@@ -22,10 +30,21 @@ def find_style(text: str, folder: Path) -> Style:
     return Style(style_name(path), strength.image, str(path), content_sha256(path)).at(strength)
 
 
-def find_styles(texts: Sequence[str], folder: Path) -> list[Style]:
-    """Every NAME[:WEIGHT] as a style; one may stand there twice, and another file of the same name gets a number."""
+def find_styles(texts: Sequence[str], folder: Path, config: BaseConfig | None = None) -> list[Style]:
+    """Every NAME[:WEIGHT] as a style; one may stand there twice, and another file of the same name gets a number.
+
+    config: of the base they are for: for a name that is not there only styles that fit it are offered.
+    """
     found: list[Style] = []
-    for style in (find_style(text, folder) for text in texts):
+    try:
+        asked = [find_style(text, folder) for text in texts]
+    except MissingStyleError as error:
+        known = shapes_before(config) if config is not None else None
+        if known is None:
+            raise
+        names = [card.path.stem for card in cards(folder, known.shapes, known.family) if not card.problem]
+        raise missing(error.name, folder, names) from None
+    for style in asked:
         others = {other.name: other.sha256 for other in found}
         name, number = style.name, 1
         while others.get(name, style.sha256) != style.sha256:
@@ -79,6 +98,32 @@ def renamed_to(digest: str, folder: Path) -> Path | None:
         except AdapterFileError:
             continue
     return None
+
+
+def check_fit_before(styles: Sequence[Style], config: BaseConfig) -> None:
+    """AdapterFileError for a style of another family, by the shapes in the headers, before a base is loaded."""
+    known = shapes_before(config) if styles else None
+    if known is None:
+        return
+    for path in {style.path for style in styles}:
+        for source in sources(Path(path)):
+            try:
+                check_fit(source.header, known.shapes, known.family, source.part)
+            except AdapterFileError as error:
+                raise AdapterFileError(f"{shown_path(source.file)}: {error}") from None
+
+
+def shapes_before(config: BaseConfig) -> Match | None:
+    """What a base will be, before it is loaded; None for one that is known only when it is open."""
+    located = locate(config.base, config.bases)
+    if located.path is None:
+        return Match(located.family, modules(located.family)) if located.family in FAMILIES else None
+    try:
+        opened = open_checkpoint(located.path)
+    except BaseModelError:
+        return None
+    # Small networks are told apart by more than their headers say.
+    return Match(opened.family if opened.family in FAMILIES else "", opened.shapes)
 
 
 def load_styles(styles: Sequence[Style], model: BaseModel) -> dict[str, Adapter]:

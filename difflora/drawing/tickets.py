@@ -6,6 +6,7 @@ go round the other users, a picture each, as long as they have pictures that fit
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import threading
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from ..errors import DiffloraError
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ def settings(recipe: Recipe) -> tuple:
     """What all pictures of a batch share; their prompts, seeds and weights may differ."""
     styles = tuple((style.name, style.sha256) for style in recipe.styles)
     size = recipe.width, recipe.height
-    return recipe.steps, recipe.guidance, *size, recipe.sampler, recipe.orthogonal, styles
+    text = recipe.clip_skip, recipe.windows
+    return recipe.steps, recipe.guidance, *size, recipe.sampler, *text, recipe.orthogonal, styles
 
 
 class Ticket:
@@ -63,7 +66,7 @@ class Ticket:
         self.keys = [(*settings(recipe), self.id if alone else "") for recipe in recipes]
         self.costs = costs
         self.drawn = 0.0
-        self._batcher = batcher
+        self._batcher: Batcher | None = batcher
         self._end = threading.Event()
 
     @property
@@ -74,7 +77,8 @@ class Ticket:
     @property
     def position(self) -> int:
         """Requests that will be drawn before it; 0 when it is next or being drawn."""
-        return self._batcher.position(self)
+        batcher = self._batcher
+        return batcher.position(self) if batcher else 0
 
     @property
     def progress(self) -> float:
@@ -84,11 +88,13 @@ class Ticket:
     @property
     def eta(self) -> float | None:
         """Seconds until its last picture, by the speed measured so far; None before there is one."""
-        return self._batcher.eta(self)
+        batcher = self._batcher
+        return batcher.eta(self) if batcher else 0.0
 
     def cancel(self) -> None:
         """Give up what is not drawn yet; its places go to others at once."""
-        self._batcher.cancel(self)
+        if batcher := self._batcher:
+            batcher.cancel(self)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is over, at most `timeout` seconds, and say whether it is."""
@@ -100,6 +106,8 @@ class Ticket:
         self.previews = [None] * len(self.recipes)
         self.left.clear()
         self.version += 1
+        # Whoever keeps it keeps no base in memory.
+        self._batcher = None
         self._end.set()
 
     def let_go(self) -> None:
@@ -199,6 +207,14 @@ class Line:
         share = turns * batch * ticket.costs[ticket.left[0]]
         others = (tickets for user, tickets in self.users.items() if user != ticket.user)
         return _cost(before) + sum(min(_cost(tickets), share) for tickets in others)
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong; a bug goes to the log with its traceback."""
+    if isinstance(error, DiffloraError):
+        return str(error)
+    logging.getLogger("difflora").error("drawing failed", exc_info=error)
+    return f"drawing failed ({type(error).__name__}): the log says more; try again, or with fewer or smaller pictures"
 
 
 def _cost(tickets: Sequence[Ticket]) -> float:

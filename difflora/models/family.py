@@ -5,19 +5,35 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..adapters.checkpoint import open_checkpoint
+from ..config import BaseConfig, Precision
 from ..errors import BaseModelError
+from ..events import Report, ignore
+from .bases import EMBEDDED, Located, locate
+from .clip import CONFIGS
+from .hub import download
+from .opening import Source, best_device, how_to_open
 
-EMBEDDED = {"tiny": Path(__file__).with_name("tiny")}
+__all__ = [
+    "EMBEDDED", "FAMILIES", "BaseModel", "base_sha256", "best_device", "blueprint", "on_disk", "open_model",
+]  # fmt: skip
+
 # diffusers pipeline class -> the room that knows it.
-FAMILIES = {"StableDiffusionPipeline": "sd"}
+FAMILIES = {
+    "StableDiffusionPipeline": "difflora.models.sd",
+    "StableDiffusionXLPipeline": "difflora.models.sdxl",
+}
+CONFIG_FAMILIES = ("sd1", "sd2", "sdxl")
 
 
 class BaseModel(Protocol):
@@ -25,6 +41,8 @@ class BaseModel(Protocol):
 
     name: str
     family: str
+    vae_name: str | None
+    clip_skip: int | None
     side: int
     unit: int
     factor: int
@@ -32,8 +50,9 @@ class BaseModel(Protocol):
     vae: nn.Module
     scheduler: object
     device: torch.device
-    alphas: Tensor
+    dtype: torch.dtype
     recommended: object
+    samplers: Sequence[str]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Weight shapes of every layer an adapter may touch, by module path."""
@@ -53,11 +72,26 @@ class BaseModel(Protocol):
     def token_weights(self, text: str, spans: Sequence[tuple[int, int, float]]) -> Tensor:
         """How much each token of a text counts, (tokens,)."""
 
-    def encode_tokens(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Token ids, weighted or not -> text features."""
+    def windows(self, prompt: str) -> int:
+        """How many windows of the text encoder a prompt fills."""
 
-    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Prompts as text features."""
+    def encode_tokens(self, cond: Mapping[str, Tensor], clip_skip: int | None = None) -> dict[str, Tensor]:
+        """Token ids, weighted or not -> text features; what is none of both passes through."""
+
+    def encode_prompts(self, texts: Sequence[str], clip_skip: int | None = None, least: int = 1) -> dict[str, Tensor]:
+        """Prompts as text features, long or weighted ones too, padded to the longest and to `least` windows."""
+
+    def place(self, original: tuple, corner: tuple, target: tuple) -> dict[str, Tensor]:
+        """Conditioning of one row by a picture's (height, width), its crop's (top, left) and (height, width)."""
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a picture; RequestError for sizes that it cannot take."""
+
+    def sampler(self, name: str | None) -> object:
+        """A fresh scheduler by name; RequestError for one that it does not draw with."""
+
+    def time_at(self, share: float) -> int:
+        """The training time at a share, 0 to below 1, of the way to pure noise."""
 
     def predict(self, noisy: Tensor, times: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """The network's answer to (B, C, h, w) at (B,) timesteps."""
@@ -74,64 +108,109 @@ class BaseModel(Protocol):
     def loss_at(self, latents: Tensor, cond: Mapping[str, Tensor], times: Tensor, noise: Tensor) -> Tensor:
         """The loss of each picture at given times and noise, (B,)."""
 
-    def draw(self, prompts: Sequence[str], negatives: Sequence[str], **how: object) -> Tensor:
+    def draw(self, texts: Sequence[str], negatives: Sequence[str], **how: object) -> Tensor:
         """One picture a prompt, (B, 3, H, W) in -1..1."""
+
+    def sample(self, cond: Mapping[str, Tensor], **how: object) -> Tensor:
+        """Finished latents of conditioning; negatives' rows first where guidance is above 1."""
 
     def check_size(self, width: int, height: int) -> None:
         """RequestError unless the model can draw this size."""
 
 
-def open_model(base: str, device: str | None = None, precision: str | None = None) -> BaseModel:
-    """The base model by short name, diffusers folder or hub id; raises BaseModelError.
+def open_model(
+    base: str | BaseConfig,
+    device: str | None = None,
+    precision: Precision | None = None,
+    *,
+    clip_skip: int | None = None,
+    report: Report = ignore,
+) -> BaseModel:
+    """The base model by name (see `bases.locate`), or as a config says; raises BaseModelError.
 
-    precision: fp32, bf16 or fp16; what suits the device unless given.
-
-    Nothing is looked up on a network unless `base` is neither a short name nor a folder and has the form of a hub id.
+    precision: fp32, bf16 or fp16; what suits the device unless given. Nothing is looked up on a network unless `base`
+    is a short name or a hub id whose files are not here; what will be downloaded is reported before it is.
     """
-    folder = EMBEDDED.get(base, Path(base))
-    index = read_index(base, folder)
-    kind = index.get("_class_name")
-    if kind not in FAMILIES:
-        raise BaseModelError(f"base {base} holds a {kind}: expected one of {', '.join(FAMILIES)}")
-    room = import_module(f".{FAMILIES[kind]}", __package__)
-    return room.open_folder(base, folder, device or best_device(), precision)
+    config = base if isinstance(base, BaseConfig) else BaseConfig(base=base, precision=precision)
+    located = locate(config.base, config.bases)
+    if located.path is None:
+        located = replace(located, path=download(located, report))
+    source = source_of(located)
+    return room_of(source).open_base(source, how_to_open(config, device, clip_skip, report))
 
 
-def read_index(base: str, folder: Path) -> dict:
-    """model_index.json of a folder, or of a hub repository that is downloaded for it."""
-    index = folder / "model_index.json"
-    if folder.is_dir() and index.is_file():
-        try:
-            return json.loads(index.read_text())
-        except (OSError, ValueError) as error:
-            raise BaseModelError(f"base {base}: model_index.json is not readable ({error})") from error
-    if folder.exists():
-        raise BaseModelError(f"base {base}: no model_index.json there; expected a diffusers folder")
-    if base.count("/") != 1 or base.startswith((".", "/", "~")):
+def blueprint(base: str | BaseConfig, device: str | None = None) -> BaseModel:
+    """The base without its weights, from its configs; raises BaseModelError where those are not here.
+
+    A short name that is not downloaded has the configs that travel with difflora.
+    """
+    config = base if isinstance(base, BaseConfig) else BaseConfig(base=base)
+    located = locate(config.base, config.bases)
+    if located.path is None and located.family not in CONFIG_FAMILIES:
         raise BaseModelError(
-            f"base {base}: no such folder; expected tiny, a diffusers folder, or a hub id like owner/name"
+            f"base {located.name} is not here: expected its configs; open it once, which downloads it, then ask again"
         )
-    return download_index(base)
+    source = source_of(located)
+    return room_of(source).blueprint(source, how_to_open(config, device))
 
 
-def download_index(base: str) -> dict:
-    """model_index.json of a hub repository."""
-    from diffusers import DiffusionPipeline
+def source_of(located: Located) -> Source:
+    """The folder of a base with its index; a single file takes the configs of its family that travel with difflora."""
+    if located.path is not None and located.path.is_dir():
+        return Source(located.name, located.path, read_index(located.name, located.path))
+    family = located.family or open_checkpoint(located.path).family
+    folder = CONFIGS / family
+    return Source(located.name, folder, read_index(located.name, folder), located.path)
 
+
+def room_of(source: Source) -> ModuleType:
+    """The module that knows the family of a base."""
+    kind = source.index.get("_class_name")
+    if kind not in FAMILIES:
+        raise BaseModelError(
+            f"base {source.name} holds a {kind}: expected one of {', '.join(FAMILIES)}; choose another base"
+        )
+    return import_module(FAMILIES[kind])
+
+
+def read_index(name: str, folder: Path) -> dict:
+    """model_index.json of a folder; BaseModelError when it is not readable."""
     try:
-        return DiffusionPipeline.load_config(base)
+        found = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise BaseModelError(f"base {base}: not a folder here and not reachable on the hub ({reason})") from error
+        raise BaseModelError(
+            f"base {name}: model_index.json is not readable ({error}); expected a diffusers folder; get it again"
+        ) from error
+    if not isinstance(found, dict):
+        raise BaseModelError(f"base {name}: model_index.json is no table; expected a diffusers folder; get it again")
+    return found
 
 
-def base_sha256(base: str) -> str:
-    """The SHA-256 of a base's UNet weights, in hex; nothing for a hub id. Computed once for as long as they stay."""
-    folder = EMBEDDED.get(base, Path(base)) / "unet"
+def on_disk(base: str, bases: Path = Path("bases")) -> Path:
+    """The folder or file of a base; BaseModelError for one that would have to be downloaded first."""
+    located = locate(base, bases)
+    if located.path is None:
+        raise BaseModelError(
+            f"base {base}: {located.repo} is not on this machine; expected it here; draw with it once to get it"
+        )
+    return located.path
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The files of a folder's image network."""
+    return sorted(path for name in ("unet", "transformer") for path in (folder / name).glob("*.safetensors"))
+
+
+def base_sha256(base: str, bases: Path = Path("bases")) -> str:
+    """The SHA-256 of a base's UNet weights, of a single file all of it, in hex; nothing for one that is not here.
+
+    Computed once for as long as they stay.
+    """
     try:
-        files = sorted(folder.glob("*.safetensors"))
+        place = on_disk(base, bases)
+        files = [place] if place.is_file() else weights_in(place)
         return _sha256(tuple(files), tuple(path.stat().st_mtime_ns for path in files)) if files else ""
-    except OSError:
+    except (OSError, BaseModelError):
         return ""
 
 
@@ -143,10 +222,3 @@ def _sha256(files: tuple[Path, ...], at: tuple[int, ...]) -> str:
             while part := file.read(2**24):
                 whole.update(part)
     return whole.hexdigest()
-
-
-def best_device() -> str:
-    """cuda, mps or cpu, the first that is there."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

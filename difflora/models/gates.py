@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..adapters.adapter import Adapter, Update
 from ..errors import AdapterFileError, RequestError
 from ..strength import Strength
-from .resident import Ready, Resident
+from .resident import Ready, Resident, home
 
 Parts = Mapping[str, nn.Module]
 Blend = Sequence[float | Strength]
@@ -84,13 +84,15 @@ class Gated:
         self.original = weight.data
         if not own.any():
             return
-        total, own = weight.data.float().flatten(1), own.to(weight.device)
+        # Where the update is: the weight may wait in main memory.
+        place = home(self.module)
+        total, own = weight.data.to(place, torch.float32).flatten(1), own.to(place)
         inner, rest = own[: len(own) - len(self.dense)], own[len(own) - len(self.dense) :]
         if self.down is not None:
             total = torch.addmm(total, self.up.float().flatten(1) * inner, self.down.float().flatten(1))
         for amount, delta in zip(rest, self.dense, strict=True):
             total = total + amount * delta.float().flatten(1)
-        weight.data = total.view(weight.shape).to(weight.dtype)
+        weight.data = total.view(weight.shape).to(weight)
 
     def unfold(self) -> None:
         """Put the original weight back: the same tensor, bit for bit."""
@@ -130,24 +132,23 @@ def _add_product(output: Tensor, inner: Tensor, up: Tensor) -> None:
 class Flat:
     """The gates of all modules of one device and precision: one buffer (rows, inner channels), a view for each."""
 
-    def __init__(self, weight: Tensor, gated: Sequence[Gated]) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, gated: Sequence[Gated]) -> None:
         self.gated = gated
-        self.weight = weight
-        self.slots = torch.tensor([slot for g in gated for slot in g.slots], device=weight.device)
+        self.here = device, dtype
+        self.slots = torch.tensor([slot for g in gated for slot in g.slots], device=device)
         self.stages: list[Tensor] = []
-        self.gate = weight.new_zeros(0)
+        self.gate = torch.zeros(0, device=device, dtype=dtype)
 
     def resize(self, table: Tensor) -> None:
         """Make room for as many rows as the table (rows, slots) has."""
-        here = (self.weight.device, self.weight.dtype)
         # In steps that need no memory of their own: cast first, then carry over.
-        places = dict.fromkeys([(table.device, self.weight.dtype), here])
+        places = dict.fromkeys([(table.device, self.here[1]), self.here])
         self.stages = [
             torch.empty(table.shape, device=device, dtype=dtype)
             for device, dtype in places
             if (device, dtype) != (table.device, table.dtype)
         ]
-        self.gate = torch.zeros(len(table), len(self.slots), device=here[0], dtype=here[1])
+        self.gate = torch.zeros(len(table), len(self.slots), device=self.here[0], dtype=self.here[1])
         for gated, own in zip(self.gated, self.gate.split([len(g.slots) for g in self.gated], 1), strict=True):
             gated.gate = own
 
@@ -182,8 +183,8 @@ class Stack:
         ]
         places: dict[tuple, list[Gated]] = {}
         for gated in self.gated:
-            places.setdefault((gated.module.weight.device, gated.module.weight.dtype), []).append(gated)
-        self.flats = [Flat(own[0].module.weight, own) for own in places.values()]
+            places.setdefault((home(gated.module), gated.module.weight.dtype), []).append(gated)
+        self.flats = [Flat(*place, own) for place, own in places.items()]
         # Elsewhere than on a CPU a captured graph would keep what was asleep when it was captured.
         self.may_sleep = all(device.type == "cpu" for device, _ in places)
         self.by_module = np.array([slots[i, path] for path, entries in self.updates.items() for i, _ in entries], int)

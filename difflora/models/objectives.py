@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 MOST_BACK = 5.0
+LEAST_SIGNAL = 1e-3
 
 
 def noised(clean: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
@@ -22,6 +23,16 @@ def target(kind: str, clean: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
         return clean
     signal, spread = _halves(alphas, clean)
     return signal * noise - spread * clean
+
+
+def clean(kind: str, noisy: Tensor, answer: Tensor, alphas: Tensor) -> Tensor:
+    """The finished picture that an answer to `noisy` amounts to, for the same kinds; alphas (B,) in 0..1."""
+    if kind == "sample":
+        return answer
+    signal, spread = _halves(alphas, noisy)
+    if kind == "epsilon":
+        return (noisy - spread * answer) / signal.clamp_min(LEAST_SIGNAL)
+    return signal * noisy - spread * answer
 
 
 def per_picture(predicted: Tensor, wanted: Tensor) -> Tensor:

@@ -31,6 +31,21 @@ class Ready:
         return sum(tensor.nbytes for tensor in (self.down, self.up, self.dense) if tensor is not None)
 
 
+def home(module: nn.Module) -> torch.device:
+    """Where a module computes; its weight may wait elsewhere, see `opening.offload`."""
+    return getattr(module, "computes_on", module.weight.device)
+
+
+def made_ready(update: Update, module: nn.Module) -> Ready:
+    """The update for a module, where it computes."""
+    ready, place = make_ready(update, module.weight), home(module)
+    if place == module.weight.device:
+        return ready
+    return Ready(
+        *(part if part is None else part.to(place) for part in (ready.down, ready.up, ready.dense)), ready.factor
+    )
+
+
 def make_ready(update: Update, weight: Tensor) -> Ready:
     """The update for that weight; nothing is copied of plain factors that have its precision and place already."""
     # A drawing may begin in inference mode; what stays after it must be of use outside.
@@ -87,7 +102,7 @@ class Resident:
     def _get(self, adapter: Adapter, modules: Mapping[str, nn.Module]) -> dict[str, Ready]:
         key = id(adapter)
         if key not in self._kept:
-            layers = {path: make_ready(update, modules[path].weight) for path, update in adapter.layers.items()}
+            layers = {path: made_ready(update, modules[path]) for path, update in adapter.layers.items()}
             # Whoever let go of the adapter itself has no more use for this either.
             self._kept[key] = weakref.ref(adapter), layers, sum(ready.nbytes() for ready in layers.values())
         self._kept.move_to_end(key)

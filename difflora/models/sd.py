@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
-from ..adapters.precision import DTYPES
-from ..errors import BaseModelError, RequestError
-from . import objectives
-from .samplers import make_sampler
+from ..errors import RequestError
+from . import objectives, prompts
+from .clip import layer_features, tokenizers
+from .opening import How, Source, load_networks, settle
+from .samplers import SAMPLERS, make_sampler
+from .sampling import OnStep, sample
+from .single import load_single
+from .skeleton import empty_networks
 
-ENCODED_AT_ONCE = 8
+PIXELS_AT_ONCE = 512 * 512
+"""So many are encoded or decoded at once, or one picture: of a picture of 512 px a full-size autoencoder's first level
+alone is 134 MB in float32."""
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 MLP = ("ff.net.0.proj", "ff.net.2")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
-OnStep = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,22 @@ class StableDiffusion:
     vae: nn.Module
     tokenizer: Callable
     scheduler: object
+    on: torch.device | None = None
+    """Where it computes; where the UNet is unless given."""
+    vae_name: str | None = None
+    """Another autoencoder than its own, as it was asked for."""
+    clip_skip: int | None = None
+    """Layer of the text encoder that is read unless a call says so, from its end; None for the family's own."""
+
+    own_skip = 1
+    normed = True
+    """Whether the text encoder's last norm is applied to the layer that is read."""
+    samplers = tuple(SAMPLERS)
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is."""
-        return self._first.device
+        """Where it computes."""
+        return self.on or self._first.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,9 +115,9 @@ class StableDiffusion:
         }
 
     def targets(self, layers: str, text_encoder: bool) -> list[str]:
-        """Paths of the attention (and feed-forward) layers of the UNet and, on request, of the text encoder."""
+        """Paths of the attention (and feed-forward) layers of the UNet and, on request, of all text encoders."""
         image = ATTENTION + (MLP if layers == "attention+mlp" else ())
-        wanted = {"unet": image, "text_encoder": TEXT if text_encoder else ()}
+        wanted = {part: image if part == "unet" else TEXT if text_encoder else () for part in self.parts}
         return [
             path
             for path in self.shapes()
@@ -114,19 +129,35 @@ class StableDiffusion:
         if width % self.unit or height % self.unit:
             raise RequestError(f"size {width}x{height}: expected multiples of {self.unit} for {self.name}")
 
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w) of a picture's latents; RequestError for a size that the network cannot take."""
+        self.check_size(width, height)
+        return self.parts["unet"].config.in_channels, height // self.factor, width // self.factor
+
+    def place(self, original: tuple, corner: tuple, target: tuple) -> dict[str, Tensor]:
+        """What the network is told of a picture's size and crop: nothing in this family."""
+        return {}
+
+    def sampler(self, name: str | None) -> object:
+        """A fresh scheduler of the base's own kind, or by name; RequestError for names that are not known."""
+        return make_sampler(self.scheduler, name)
+
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> latents (B, C, H / factor, W / factor): the posterior's mean."""
         found = []
-        # A few at a time: of a picture of 512 px a full-size autoencoder's first level alone is 134 MB in float32.
-        for part in pixels.split(ENCODED_AT_ONCE):
+        for part in pixels.split(at_once(pixels.shape[2] * pixels.shape[3])):
             posterior = self.vae.encode(part.to(self.device, self.vae.dtype)).latent_dist
             found.append(posterior.mode().float() * self.vae.config.scaling_factor)
         return torch.cat(found)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> pictures (B, 3, H, W) in -1..1 on the CPU."""
+        """Latents (B, C, h, w) -> pictures (B, 3, H, W) in -1..1 on the CPU, a few at a time."""
+        pixels = self.factor**2 * latents.shape[2] * latents.shape[3]
+        return torch.cat([self._decode(part) for part in latents.split(at_once(pixels))])
+
+    def _decode(self, latents: Tensor) -> Tensor:
         scaled = latents / self.vae.config.scaling_factor
         pixels = self.vae.decode(scaled.to(self.vae.dtype)).sample.float()
         if self.vae.dtype != torch.float32 and not torch.isfinite(pixels).all():
@@ -135,9 +166,9 @@ class StableDiffusion:
             pixels = self.vae.decode(scaled.float()).sample
         return pixels.clamp(-1, 1).cpu()
 
-    def tokenize(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids, (B, length of the text encoder's window)."""
-        ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
         return {"input_ids": ids.to(self.device)}
 
     def token_weights(self, text: str, spans: Sequence[tuple[int, int, float]]) -> Tensor:
@@ -150,15 +181,32 @@ class StableDiffusion:
                     weights[place] = weight
         return weights
 
-    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Text features, (B, tokens, width)."""
-        return self.encode_tokens(self.tokenize(prompts))
+    def windows(self, prompt: str) -> int:
+        """How many windows of the text encoder a prompt fills."""
+        return prompts.windows(self.tokenizer, prompt)
 
-    def encode_tokens(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def encode_prompts(self, texts: Sequence[str], clip_skip: int | None = None, least: int = 1) -> dict[str, Tensor]:
+        """Text features, (B, windows · tokens, width), at least so many windows; `(words:1.3)` counts more or less."""
+        if least == 1 and all(prompts.is_plain(self.tokenizer, text) for text in texts):
+            return self.encode_tokens(self.tokenize(texts), clip_skip)
+        most = max(least, *(self.windows(text) for text in texts))
+        rows = [self._weighted(self.tokenizer, "text_encoder", text, clip_skip, most) for text in texts]
+        return {"encoder_hidden_states": torch.cat(rows)}
+
+    def _weighted(self, tokenizer: Callable, part: str, text: str, clip_skip: int | None, least: int) -> Tensor:
+        encode = partial(self._read, part, clip_skip=clip_skip)
+        return prompts.weighted_features(tokenizer, encode, text, device=self.device, least=least)
+
+    def _read(self, part: str, ids: Tensor, mask: Tensor | None = None, clip_skip: int | None = None) -> Tensor:
+        """Features of one text encoder, (B, tokens, width)."""
+        skip = clip_skip or self.clip_skip or self.own_skip
+        return layer_features(self.parts[part], ids, mask, skip, self.normed).features
+
+    def encode_tokens(self, cond: Mapping[str, Tensor], clip_skip: int | None = None) -> dict[str, Tensor]:
         """Token ids -> text features; features pass through."""
         if "input_ids" not in cond:
             return dict(cond)
-        features = self.parts["text_encoder"](cond["input_ids"]).last_hidden_state
+        features = self._read("text_encoder", cond["input_ids"], clip_skip=clip_skip)
         if "token_weights" in cond:
             features = objectives.weighted(features, cond["token_weights"])
         return {"encoder_hidden_states": features}
@@ -171,6 +219,10 @@ class StableDiffusion:
     def times(self, count: int, rng: torch.Generator) -> Tensor:
         """(count,) timesteps to train at, drawn from `rng` on the CPU, on the model's device."""
         return objectives.spread_times(count, len(self.alphas), rng).to(self.device)
+
+    def time_at(self, share: float) -> int:
+        """The timestep at a share, 0 to below 1, of the way to pure noise."""
+        return int(share * len(self.alphas))
 
     def checkpointing(self, on: bool) -> None:
         """Whether the UNet computes activations twice instead of keeping them: the same gradients in less memory."""
@@ -193,89 +245,48 @@ class StableDiffusion:
     @torch.inference_mode()
     def draw(
         self,
-        prompts: Sequence[str],
+        texts: Sequence[str],
         negatives: Sequence[str],
         *,
-        seeds: Sequence[int],
-        steps: int,
         guidance: float,
-        size: tuple[int, int],
-        sampler: str | None = None,
+        clip_skip: int | None = None,
         on_step: OnStep | None = None,
+        **how: object,
     ) -> Tensor:
-        """One picture a prompt, (B, 3, H, W) in -1..1; `on_step(i, clean)` runs before step i.
+        """One picture a prompt, (B, 3, H, W) in -1..1; the rest as for `sampling.sample`."""
+        rows = [*negatives, *texts] if guidance > 1 else texts
+        cond = self.encode_prompts(rows, clip_skip)
+        return self.decode(self.sample(cond, guidance=guidance, on_step=on_step, **how))
 
-        clean: what the sampler takes the finished latents to be, (B, C, h, w), for `decode`; pure noise before step 0.
-        What `on_step` raises ends the drawing and is passed on.
-        With guidance above 1 the networks see the negatives' rows, then the prompts' rows (Ho & Salimans 2022).
-        """
-        width, height = size
-        self.check_size(width, height)
-        scheduler = make_sampler(self.scheduler, sampler)
-        scheduler.set_timesteps(steps, device=self.device)
-        guided = guidance > 1
-        cond = self.encode_prompts([*negatives, *prompts] if guided else prompts)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        shape = (self.parts["unet"].config.in_channels, height // self.factor, width // self.factor)
-        noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.device)
-        latents = clean = noise * scheduler.init_noise_sigma
-        extra = {"generator": generators} if "generator" in _arguments(scheduler.step) else {}
-        for i, time in enumerate(scheduler.timesteps):
-            if on_step is not None:
-                on_step(i, clean)
-            rows = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, time)
-            answer = self.predict(rows, time, cond)
-            if guided:
-                away, towards = answer.chunk(2)
-                answer = away + guidance * (towards - away)
-            stepped = scheduler.step(answer, time, latents, **extra)
-            latents, clean = stepped.prev_sample, _clean(scheduler, stepped)
-        return self.decode(latents)
+    def sample(self, cond: Mapping[str, Tensor], **how: object) -> Tensor:
+        """Finished latents, (B, C, h, w), see `sampling.sample`."""
+        return sample(self, cond, **how)
 
 
-def _clean(scheduler: object, stepped: object) -> Tensor:
-    """The sampler's own estimate of the finished latents, where it has one; else the latents as they are."""
-    for name in ("pred_original_sample", "denoised"):
-        if getattr(stepped, name, None) is not None:
-            return getattr(stepped, name)
-    known = scheduler.config
-    if "++" in known.get("algorithm_type", "") or known.get("predict_x0", False):
-        return scheduler.model_outputs[-1]
-    return stepped.prev_sample
+def at_once(pixels: int) -> int:
+    """How many pictures of so many pixels go through the autoencoder together."""
+    return max(1, PIXELS_AT_ONCE // pixels)
 
 
-def _arguments(function: Callable) -> tuple[str, ...]:
-    """Names of a function's parameters."""
-    import inspect
+def open_base(source: Source, how: How) -> StableDiffusion:
+    """Open a diffusers folder or a single file; raises BaseModelError."""
+    loaded = load_single(source, how) if source.file else load_networks(source, how)
+    return assemble(source, how, settle(loaded, source, how))
 
-    return tuple(inspect.signature(function).parameters)
+
+def blueprint(source: Source, how: How) -> StableDiffusion:
+    """The same from the configs alone: no weight is read, and none is what it would be."""
+    return assemble(source, how, empty_networks(source, how.dtype))
 
 
-def open_folder(name: str, folder: Path, device: str, precision: str | None = None) -> StableDiffusion:
-    """Open a diffusers folder (or hub id): unless told, bfloat16 on CUDA, else float32; raises BaseModelError."""
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import logging
-    from transformers.utils import logging as text_logging
-
-    logging.disable_progress_bar()
-    text_logging.disable_progress_bar()
-    # Without its own units for it (measured: half the speed), a CPU is quickest in float32.
-    dtype = DTYPES[precision or ("bf16" if device == "cuda" else "fp32")]
-    try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            str(folder) if folder.is_dir() else name,
-            dtype=dtype,
-            use_safetensors=True,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise BaseModelError(f"base {name} cannot be opened: {str(error).splitlines()[0]}") from error
-    parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
-    for module in (*parts.values(), pipe.vae):
-        module.eval().requires_grad_(False).to(device)
-    return StableDiffusion(name, family_of(pipe.unet), parts, pipe.vae, pipe.tokenizer, pipe.scheduler)
+def assemble(source: Source, how: How, networks: Mapping[str, object]) -> StableDiffusion:
+    """The model of networks that are ready."""
+    parts = {"unet": networks["unet"], "text_encoder": networks["text_encoder"]}
+    [tokenizer] = tokenizers(source)
+    return StableDiffusion(
+        source.name, family_of(networks["unet"]), parts, networks["vae"], tokenizer, networks["scheduler"], how.device,
+        how.config.vae, how.clip_skip,
+    )  # fmt: skip
 
 
 def family_of(unet: nn.Module) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from ..events import Note, Progress, Report, ignore
 from ..models.family import BaseModel
 from .buckets import Size, bucket_of, fit
 from .data import StyleDataset
+from .encoded import Encoded, Framing
 from .pictures import open_picture
 from .reading import open_file, shown
 from .store import Store
@@ -24,98 +24,6 @@ from .wording import features, tokens, variants
 
 CHUNK = 16
 DEVICE_SHARE = 0.25
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Pictures of one size, ready for the model."""
-
-    places: list[int]
-    """Where each stands among the rows that were asked for."""
-    latents: Tensor
-    """(n, C, h, w) float32."""
-    cond: dict[str, Tensor]
-    """Conditioning, leading axis n."""
-
-    def part(self, start: int, stop: int) -> Group:
-        """Some of them."""
-        cond = {key: value[start:stop] for key, value in self.cond.items()}
-        return Group(self.places[start:stop], self.latents[start:stop], cond)
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """A whole style in the model's own terms."""
-
-    latents: list[Tensor]
-    """Each picture, and where asked for its mirror image: (1 or 2, C, h, w); larger than its window for crops."""
-    windows: list[Size]
-    """(h, w) of latents that are shown of each picture."""
-    texts: dict[str, Tensor]
-    """Conditioning of all wordings, leading axis their number."""
-    wordings: list[tuple[int, ...]]
-    """Which of them each picture is shown with by chance."""
-    firsts: list[int]
-    """Which one is each picture's first caption as it stands."""
-    empty: dict[str, Tensor]
-    """Conditioning of the empty caption, leading axis 1."""
-    repeats: list[int]
-    device: torch.device
-    flip: bool
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    @property
-    def sizes(self) -> list[Size]:
-        """The size of each picture's latents as shown."""
-        return self.windows
-
-    def draw(self, rows: Sequence[int], rng: torch.Generator, dropout: float) -> list[Group]:
-        """One showing of each row: caption dropped with probability `dropout`, wording, window and side by chance.
-
-        Everything random is drawn from `rng` in the order of `rows`.
-        """
-        dropped = (torch.rand(len(rows), generator=rng) < dropout).tolist()
-        shown, texts = [], []
-        for row in rows:
-            texts.append(pick(self.wordings[row], rng))
-            side = int(torch.randint(2, (1,), generator=rng)) if self.flip else 0
-            (high, wide), (h, w) = self.latents[row].shape[2:], self.windows[row]
-            top, left = pick(range(high - h + 1), rng), pick(range(wide - w + 1), rng)
-            shown.append(self.latents[row][side, :, top : top + h, left : left + w])
-        return self.grouped(shown, texts, dropped)
-
-    def plain(self, rows: Sequence[int], mirrored: bool = False) -> list[Group]:
-        """The middle of each row's picture with its first caption; `mirrored` only where that was encoded."""
-        shown, texts = [], []
-        for row in rows:
-            (high, wide), (h, w) = self.latents[row].shape[2:], self.windows[row]
-            top, left = (high - h) // 2, (wide - w) // 2
-            shown.append(self.latents[row][int(mirrored), :, top : top + h, left : left + w])
-            texts.append(self.firsts[row])
-        return self.grouped(shown, texts, [False] * len(shown))
-
-    def grouped(self, shown: Sequence[Tensor], texts: Sequence[int], dropped: Sequence[bool]) -> list[Group]:
-        """One group a size, each in the order of its rows."""
-        by_size: dict[Size, list[int]] = {}
-        for place, latents in enumerate(shown):
-            by_size.setdefault(tuple(latents.shape[1:]), []).append(place)
-        groups = []
-        for places in by_size.values():
-            cond = {
-                key: torch.stack([self.empty[key][0] if dropped[p] else value[texts[p]] for p in places])
-                for key, value in self.texts.items()
-            }
-            latents = torch.stack([shown[place] for place in places])
-            moved = {key: value.to(self.device) for key, value in cond.items()}
-            groups.append(Group(places, latents.to(self.device), moved))
-        return groups
-
-
-def pick(choices: Sequence[int], rng: torch.Generator) -> int:
-    """One of them by chance; no number is drawn where there is no choice."""
-    return choices[int(torch.randint(len(choices), (1,), generator=rng)) if len(choices) > 1 else 0]
 
 
 def as_pixels(pictures: Sequence[Image.Image]) -> Tensor:
@@ -141,7 +49,7 @@ def encode(
     ImageFolderError for a picture that can be read no more, or that the autoencoder makes no numbers of.
     """
     store = Store(folder, model) if folder is not None else None
-    latents, windows = encode_pictures(model, data, px, config, mirrored or config.flip, store, report)
+    latents, windows, framings = encode_pictures(model, data, px, config, mirrored or config.flip, store, report)
     own = [variants(item, config) for item in data.items]
     every = ["", *(text for item, some in zip(data.items, own, strict=True) for text in (item.caption, *some))]
     places = {text: place for place, text in enumerate(dict.fromkeys(every))}
@@ -159,6 +67,8 @@ def encode(
         firsts=[places[item.caption] for item in data.items],
         empty={key: value[:1] for key, value in texts.items()},
         repeats=[item.repeats for item in data.items],
+        framings=framings,
+        place=model.place,
         device=model.device,
         flip=config.flip,
     )
@@ -180,21 +90,29 @@ def encode_pictures(
     mirrored: bool,
     store: Store | None,
     report: Report,
-) -> tuple[list[Tensor], list[Size]]:
-    """(latents, window) of each picture."""
-    latents, windows, precision = [], [], model.vae.dtype
+) -> tuple[list[Tensor], list[Size], list[Framing]]:
+    """(latents, window, framing) of each picture."""
+    latents, windows, framings, precision = [], [], [], model.vae.dtype
     for done, item in enumerate(data.items, 1):
         own = item.size if min(item.size) else data[done - 1][0].size
         bucket = bucket_of(own, px, model.unit)
         windows.append((bucket[1] // model.factor, bucket[0] // model.factor))
         size = roomy(own, bucket, config.crops, model.factor)
+        framings.append(framed(own, size, model.factor))
         sides = (False, True) if mirrored else (False,)
         latents.append(picture_latents(model, item.path, size, sides, store, report))
         if model.vae.dtype != precision:
             # What came before in half precision again, so that the pictures' order decides nothing.
             return encode_pictures(model, data, px, config, mirrored, store, report)
         report(Progress("encoding pictures", done, len(data)))
-    return latents, windows
+    return latents, windows, framings
+
+
+def framed(picture: Size, size: Size, cell: int) -> Framing:
+    """How a (width, height) picture is cut to cover `size`, as `buckets.fit` does it."""
+    scale = max(size[0] / picture[0], size[1] / picture[1])
+    left, top = (round((own * scale - side) / 2) for own, side in zip(picture, size, strict=True))
+    return Framing((picture[1], picture[0]), (top, left), cell)
 
 
 def roomy(picture: Size, bucket: Size, crops: float, cell: int) -> Size:

@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .. import emphasis
 from ..adapters.files import save_adapter, writable_folder, write_atomic
 from ..drawing.generate import to_pictures
 from ..errors import RequestError
 from ..events import Best, Note, Preview, Report, Scored
-from . import emphasis, judge
-from .cache import Encoded, as_pixels
+from . import judge
+from .cache import as_pixels
 from .choose import checkpoint_file
 from .data import square
+from .encoded import Encoded
 from .kept import record
 from .loop import Loop, out_of_memory
 

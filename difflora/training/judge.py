@@ -131,7 +131,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 def followed(model: BaseModel, pixels: Tensor, captions: Sequence[str]) -> float:
     """Share of pictures (N, 3, H, W) whose own caption is likelier to the base than four of the others."""
     others = min(CANDIDATES, len(captions))
-    latents, cond = model.encode_images(pixels), model.encode_prompts(captions)
+    latents, cond = model.encode_images(pixels), model.encode_tokens(model.tokenize(captions))
     noise = fixed_noise(latents, len(READ_TIMES))
     table = torch.zeros(len(latents), others)
     for place in range(others):
@@ -145,14 +145,14 @@ def followed(model: BaseModel, pixels: Tensor, captions: Sequence[str]) -> float
 
 def fixed_loss(model: BaseModel, latents: Tensor, captions: Sequence[str], times: Sequence[float]) -> float:
     """Mean loss of latents (N, C, h, w) at fixed noise and times."""
-    cond, noise = model.encode_prompts(captions), fixed_noise(latents, len(times))
+    cond, noise = model.encode_tokens(model.tokenize(captions)), fixed_noise(latents, len(times))
     found = [losses_at(model, latents, cond, time, noise[k]) for k, time in enumerate(times)]
     return float(torch.stack(found).mean())
 
 
 def losses_at(model: BaseModel, latents: Tensor, cond: Mapping[str, Tensor], time: float, noise: Tensor) -> Tensor:
     """(N,) losses on the CPU at one time, 0..1 of the schedule."""
-    when = torch.full((len(latents),), int(time * len(model.alphas)), device=latents.device)
+    when = torch.full((len(latents),), model.time_at(time), device=latents.device)
     return model.loss_at(latents, cond, when, noise).float().cpu()
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ..adapters.files import write_atomic
 from . import judge
-from .cache import Encoded
+from .encoded import Encoded
 
 if TYPE_CHECKING:
     from .loop import Loop

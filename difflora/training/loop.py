@@ -18,8 +18,8 @@ from ..errors import RequestError
 from ..events import Note, Report, Step
 from ..models.attach import Learning
 from ..models.family import BaseModel
-from .cache import Encoded, Group
 from .control import Ask, added, asked
+from .encoded import Encoded, Group
 from .gauge import Gauge
 from .order import Schedule
 from .plan import warm_cosine

@@ -56,9 +56,9 @@ def timed(plan: Plan, config: TrainConfig, model: BaseModel, layers: Learning, m
     side = plan.resolution
     pixels = torch.rand(1, 3, side, side, generator=rng) * 2 - 1
     latents = model.encode_images(pixels).clone().expand(micro, -1, -1, -1)
-    words = model.tokenize if config.text_encoder else model.encode_prompts
     with torch.no_grad():
-        cond = words([plan.trigger] * micro)
+        cond = model.tokenize([plan.trigger] * micro)
+        cond = cond if config.text_encoder else model.encode_tokens(cond)
 
     def losses() -> Tensor:
         return model.loss(latents, cond, rng)

@@ -182,7 +182,7 @@ def open_run(runs: Path, name: str, config: Mapping, plan: Mapping, fingerprint:
 def decisive(values: Mapping) -> dict:
     """The values that decide the result; where things lie does not."""
     apart = {
-        "images", "out", "runs", "reasons", "captions", "buckets", "tensorboard", "micro_batch",
+        "images", "out", "runs", "bases", "reasons", "captions", "buckets", "tensorboard", "micro_batch",
         "gradient_checkpointing", "minutes", "memory",
     }  # fmt: skip
     return {k: v for k, v in placed(values).items() if k not in apart}
@@ -191,10 +191,11 @@ def decisive(values: Mapping) -> dict:
 def placed(values: Mapping) -> dict:
     """The values with whole paths, so that they mean the same from any working directory."""
     row = dict(values)
-    for name in ("images", "out", "runs", "base"):
-        path = Path(row.get(name, ""))
-        if name in row and (name != "base" or (row[name] not in EMBEDDED and path.is_dir())):
-            row[name] = str(path.absolute())
+    for name in ("images", "out", "runs", "bases", "base", "vae"):
+        # A base and its VAE may be names of something else.
+        named = name in ("base", "vae")
+        if row.get(name) and (not named or (row[name] not in EMBEDDED and Path(row[name]).exists())):
+            row[name] = str(Path(row[name]).absolute())
     return row
 
 

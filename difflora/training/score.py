@@ -112,10 +112,10 @@ def style_distance(model: BaseModel, drawn: Tensor, artist: Tensor) -> float:
 def likelihoods(model: BaseModel, pixels: Tensor, captions: Sequence[str], report: Report = ignore) -> Tensor:
     """(pictures, captions) denoising losses, lower is likelier; the same noise for all captions of a picture."""
     latents = model.encode_images(pixels)
-    cond = model.encode_prompts(captions)
+    cond = model.encode_tokens(model.tokenize(captions))
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(len(TIMES), *latents.shape, generator=rng).to(latents.device)
-    times = [int(t * len(model.alphas)) for t in TIMES]
+    times = [model.time_at(share) for share in TIMES]
     table = torch.zeros(len(latents), len(captions))
     for i in range(len(latents)):
         for k, time in enumerate(times):

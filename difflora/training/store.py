@@ -38,7 +38,8 @@ class Store:
         """The name of the features of token ids and weights."""
         encoders = [(name, part) for name, part in self.model.parts.items() if name.startswith("text_encoder")]
         marks = " ".join(self._mark(name, part) for name, part in encoders)
-        return _key(checksum(cond).encode(), marks, "words")
+        skip = f" {self.model.clip_skip}" if self.model.clip_skip else ""
+        return _key(checksum(cond).encode(), marks, f"words{skip}")
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """What was kept under a name, or None."""

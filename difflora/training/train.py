@@ -9,21 +9,24 @@ from pathlib import Path
 
 import torch
 
+from .. import emphasis
 from ..adapters.edits import replace_style
 from ..adapters.files import writable_folder
-from ..config import TrainConfig, as_row, check_name
+from ..config import BaseConfig, TrainConfig, as_row, check_name
 from ..errors import OutputError
 from ..events import Event, Failed, Note, Paused, Progress, Report, Saved, Started, ignore
 from ..models.attach import learning
+from ..models.bases import locate
 from ..models.family import BaseModel, open_model
 from ..turns import Turns
-from . import doctor, emphasis, judge
+from . import doctor, judge
 from .board import Board
-from .cache import Encoded, encode
+from .cache import encode
 from .checkpoints import Checkpoints
 from .choose import use_checkpoint
 from .control import added, holding
 from .data import StyleDataset, fingerprint, one_line, read_folder
+from .encoded import Encoded
 from .kept import record
 from .lessons import write_lessons
 from .loop import Loop, Stop
@@ -97,16 +100,25 @@ def survey_and_plan(
     config: TrainConfig, report: Report = ignore, model: BaseModel | None = None
 ) -> tuple[StyleDataset, BaseModel, Plan]:
     """What a training would do, its minutes and memory measured; nothing is written."""
+    if model is None:
+        # A base that is not there is said before the pictures are looked at.
+        locate(config.base, config.bases)
     data = read_folder(config.images, config.trigger, report)
     doctor.brief(data, report)
     if config.tensorboard:
         Board.check()
-    model = model or open_model(config.base, precision=config.precision)
+    model = model or open_base(config, report)
     plan = make_plan(config, model, data)
     report(Progress("measuring steps", 0, 1))
     plan = measured(plan, config, model)
     report(Progress("measuring steps", 1, 1))
     return data, model, plan
+
+
+def open_base(config: TrainConfig, report: Report) -> BaseModel:
+    """The base as a training asks for it."""
+    asked = BaseConfig(base=config.base, bases=config.bases, vae=config.vae, precision=config.precision)
+    return open_model(asked, clip_skip=config.clip_skip, report=report)
 
 
 def split(data: StyleDataset, holdout: int, seed: int) -> tuple[StyleDataset, StyleDataset]:

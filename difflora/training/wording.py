@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..config import TrainConfig
+from ..emphasis import LONGEST_WEIGHT, PIECES, WEIGHT, parse
 from ..models.family import BaseModel
 from .data import Item
-from .emphasis import LONGEST_WEIGHT, PIECES, WEIGHT, parse
 from .reading import one_line
 
 VARIANTS = 16

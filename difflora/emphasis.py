@@ -1,4 +1,4 @@
-"""Weighted words in a caption: `(words:1.3)`, as the trainers and front ends that people come from write them."""
+"""Weighted words: `(words:1.3)` in a caption or a prompt, as most trainers and front ends write them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WEIGHT = re.compile(r"\s*:\s*(\d{1,2}(\.\d{0,9})?|\.\d{1,9})\s*$")
 
 @dataclass(frozen=True)
 class Emphasised:
-    """A caption without its marks, and how much which part of it counts."""
+    """A text without its marks, and how much which part of it counts."""
 
     text: str
     spans: tuple[tuple[int, int, float], ...] = ()
@@ -22,7 +22,7 @@ class Emphasised:
 
 
 def parse(text: str) -> Emphasised:
-    """Take `(words:1.3)` out of a caption; weights inside each other multiply, up to 5.
+    """Take `(words:1.3)` out of a text; weights inside each other multiply, up to 5.
 
     Parentheses without a weight of 0 to 5 after a colon are words like any other. A backslash before a parenthesis
     makes it a plain one, weight or not, and is left out itself.
