@@ -22,8 +22,8 @@ from difflora.models.family import EMBEDDED
 from difflora.models.sd import StableDiffusion
 from difflora.training import judge
 
-# The studio's fixtures stand in a room of their own.
-pytest_plugins = ["browser"]
+# The studio's fixtures and those of bases stand in rooms of their own.
+pytest_plugins = ["browser", "bases"]
 WIDTH = 32
 # Toy models are too small to share out; bit-for-bit claims hold for a fixed number of threads.
 torch.set_num_threads(1)

@@ -45,19 +45,26 @@ class Quick:
     def __getattr__(self, name: str) -> object:
         return getattr(self._model, name)
 
-    def draw(self, prompts, negatives, *, seeds, steps, guidance, size, sampler, on_step) -> torch.Tensor:
+    def encode_prompts(self, texts, clip_skip=None, least=1) -> dict[str, torch.Tensor]:
+        """Nothing but the texts kept."""
+        self.texts = list(texts)
+        return {}
+
+    def sample(self, cond, *, seeds, steps, guidance, size, sampler, on_step) -> torch.Tensor:
         """As slow as told, and raising what is set as its fault."""
-        self.batches.append(list(prompts))
+        self.batches.append(self.texts[-len(seeds) :])
         for i in range(steps):
-            on_step(i, torch.zeros(len(prompts), 4, size[1] // 4, size[0] // 4))
+            on_step(i, torch.zeros(len(seeds), 4, size[1] // 4, size[0] // 4))
             self.passes += 1
             time.sleep(self.pass_seconds)
             if self.fault is not None:
                 raise self.fault
-        return torch.zeros(len(prompts), 3, size[1], size[0])
+        return torch.ones(len(seeds), 4, size[1] // 4, size[0] // 4)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Grey, after a while."""
+        """Grey, after a while where it is not finished."""
+        if latents.any():
+            return torch.zeros(len(latents), 3, latents.shape[2] * 4, latents.shape[3] * 4)
         start = time.monotonic()
         time.sleep(self.decode_seconds)
         self.decodes.append(time.monotonic() - start)

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from difflora.adapters import disk
 from difflora.config import TrainConfig
+from difflora.emphasis import parse
 from difflora.errors import ImageFolderError
 from difflora.events import Event, Note
 from difflora.models.sd import StableDiffusion
 from difflora.training import cache, store
-from difflora.training.cache import Encoded, Group, encode
+from difflora.training.cache import encode
 from difflora.training.data import Item, StyleDataset, read_folder
-from difflora.training.emphasis import parse
+from difflora.training.encoded import Encoded, Group
 from difflora.training.wording import features, reworded, tags_of, variants
 
 WORDS = ("red cat", "blue dog", "green fish", "old house")

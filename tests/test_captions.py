@@ -30,6 +30,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.florence2.processing_florence2 import Florence2Processor
 
 from difflora.cli import main
+from difflora.emphasis import MOST, parse
 from difflora.errors import BaseModelError, ImageFolderError, RequestError
 from difflora.events import Event, Note, Progress
 from difflora.models.captioner import open_captioner
@@ -37,7 +38,6 @@ from difflora.training.caption import caption_folder
 from difflora.training.captions import SOURCES
 from difflora.training.contentwords import content_tags, content_words
 from difflora.training.data import fingerprint, read_excluded, read_folder
-from difflora.training.emphasis import MOST, parse
 from difflora.training.survey import write_caption
 
 

@@ -105,7 +105,7 @@ def test_weights_by_step_are_the_base_rewritten_by_hand_before_each_step(model, 
             return model_predict(self, noisy, times, cond)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(model), "encode_prompts", lambda self, prompts: features)
+        patch.setattr(type(model), "encode_prompts", lambda self, texts, clip_skip=None: features)
         patch.setattr(type(model), "predict", predict)
         wanted = drawn(model)
     assert len(model_steps) == 3 and type(model).encode_prompts is encode

@@ -382,7 +382,7 @@ def test_a_run_stopped_by_hand_goes_on_only_for_steps_that_are_added(config, mod
 def test_a_training_that_ended_early_and_went_on_is_repeated_from_its_file(config, model, tmp_path, monkeypatch):
     monkeypatch.setattr("difflora.training.judge.plateau", lambda scores: len(scores) > 3)
     monkeypatch.setattr("difflora.training.judge.choose", lambda scores: (max(scores), "the last one"))
-    monkeypatch.setattr("difflora.training.train.open_model", lambda base, precision=None: model)
+    monkeypatch.setattr("difflora.training.train.open_model", lambda base, **how: model)
     long = replace(config, steps=30)
     assert steps_of(run(long, model))[-1] == 9
     add_steps(long.runs / "blobs", 2)
@@ -413,7 +413,7 @@ def test_a_training_is_repeated_from_its_file_alone_bit_for_bit(config, model, t
     file = config.out / "blobs.safetensors"
     recipe = read_recipe(file, images=None, name=None, out=tmp_path / "o", runs=config.runs)
     assert recipe.config.name == "blobs-again"
-    monkeypatch.setattr("difflora.training.train.open_model", lambda base, precision=None: model)
+    monkeypatch.setattr("difflora.training.train.open_model", lambda base, **how: model)
     training = prepare_again(recipe)
     made = train(training).file
     assert made is not None and "to the last bit" in repeated(file, made)
@@ -423,7 +423,7 @@ def test_a_checkpoint_chosen_by_hand_is_what_repeating_it_makes(config, model, t
     run(config, model)
     steps = {3, 6} - {used_step(config.out / "blobs.safetensors")}
     file = use_checkpoint(config.runs / "blobs", steps.pop(), config.out)
-    monkeypatch.setattr("difflora.training.train.open_model", lambda base, precision=None: model)
+    monkeypatch.setattr("difflora.training.train.open_model", lambda base, **how: model)
     recipe = read_recipe(file, images=None, name=None, out=tmp_path / "o", runs=config.runs)
     training = prepare_again(recipe)
     made = at_its_step(file, training, train(training).file)
