@@ -67,6 +67,10 @@ def main(argv: list[str] | None = None) -> None:
     except DiffloraError as error:
         print(f"difflora: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        # Whoever read has what it wanted, as head does; nothing is left to be written at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except KeyboardInterrupt:
         print("difflora: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -201,7 +201,11 @@ def _unknown(base: str, bases: Path) -> BaseModelError:
     wanted = Path(base).name.removesuffix(SUFFIX)
     near = get_close_matches(wanted, names, n=3, cutoff=0.6)
     hint = f"; did you mean {' or '.join(map(shown, near))}?" if near else ""
-    what = "nothing there" if "/" in base or Path(base).suffix else f"no base of that name, and none in {bases}"
+    what = f"no base of that name, and none in {bases}"
+    if "/" in base or Path(base).suffix:
+        what = "no such folder or file"
+    if (kind := Path(base).suffix.lower()) in PICKLES:
+        what += f", and a {kind} file can run code when it is opened"
     return BaseModelError(
         f"base {shown(base, 1000) or 'of no name'}: {what}; expected {', '.join([*EMBEDDED, *SHORT])}, a name in "
         f"{bases}, a diffusers folder, a .safetensors file, or a hub id (owner/name){hint}"

@@ -16,7 +16,7 @@ from ..errors import AdapterFileError
 from .whole import INDEX
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-EXPECTED = "expected a diffusers folder or a .safetensors file of Stable Diffusion 1.x, 2.x or XL"
+EXPECTED = f"expected a diffusers folder with {INDEX}, or a .safetensors file of Stable Diffusion 1.x, 2.x or XL"
 TEXTS = ("cond_stage_model.", "conditioner.")
 ENCODER = ("first_stage_model.", "encoder.conv_in.", "decoder.conv_in.", "encoder.down", "decoder.up")
 CONTROL = ("control_model.", "controlnet_", "input_hint_block.", "zero_convs.")
