@@ -12,6 +12,7 @@ from rich.table import Table
 
 from . import events
 from .render_adapter import show_blended, show_converted, show_header, show_rest
+from .render_needs import drawing_rows, need_rows
 from .render_runs import follow, look_on, run_detail, run_row, runs_table, show
 from .render_training import Bars, clock, draw_command, plan_rows
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .drawing.export import Exported
     from .drawing.recipe import Recipe
     from .drawing.strip import Cell
+    from .models.needs import Need
     from .training.doctor import Checkup
     from .training.plan import Plan
     from .training.score import Scores
@@ -55,6 +57,14 @@ class Script:
     def plan(self, plan: Plan, name: str) -> None:
         """Print the plan."""
         self.line({"event": "plan"} | plan.row())
+
+    def foretold(self, plan: Plan, name: str, need: Need) -> None:
+        """Print the plan with what it needs."""
+        self.line({"event": "plan"} | plan.row() | {"need": need.row()})
+
+    def drawing_plan(self, pictures: int, need: Need, about: Mapping[str, str]) -> None:
+        """Print what a drawing needs."""
+        self.line({"event": "plan", "pictures": pictures, "need": need.row()} | dict(about))
 
     def trained(self, result: Result) -> None:
         """Print where the training ended."""
@@ -153,6 +163,14 @@ class Person:
     def plan(self, plan: Plan, name: str) -> None:
         """Show what will be done and why."""
         self.table(plan_rows(plan.row(), name))
+
+    def foretold(self, plan: Plan, name: str, need: Need) -> None:
+        """Show the plan with what it needs."""
+        self.table(plan_rows(plan.row(), name, measured=False) | need_rows(need))
+
+    def drawing_plan(self, pictures: int, need: Need, about: Mapping[str, str]) -> None:
+        """Show what a drawing needs."""
+        self.table(drawing_rows(pictures, need, about))
 
     def trained(self, result: Result) -> None:
         """Say what to do next."""

@@ -141,8 +141,11 @@ def draw_command(file: Path, base: str) -> str:
     )
 
 
-def plan_rows(plan: Mapping, name: str = "") -> dict[str, str]:
-    """A plan's values for a person; those of a run of an earlier version may lack some."""
+def plan_rows(plan: Mapping, name: str = "", measured: bool = True) -> dict[str, str]:
+    """A plan's values for a person; those of a run of an earlier version may lack some.
+
+    measured: whether minutes and memory were, or are foretold.
+    """
     if not plan:
         return {}
 
@@ -163,18 +166,19 @@ def plan_rows(plan: Mapping, name: str = "") -> dict[str, str]:
         "training": f"{of('steps')} steps of {of('batch')} pictures at learning rate {of('learning_rate', '{:g}')}"
         + (f", {micro} pictures at once" if micro != plan.get("batch") else "")
         + (", activations computed twice" if plan.get("gradient_checkpointing") else ""),
-        "takes": cost(plan.get("minutes"), plan.get("memory")),
+        "takes": cost(plan.get("minutes"), plan.get("memory"), measured),
         "why": "; ".join(plan.get("reasons") or ()),
     }
     return {name: text for name, text in rows.items() if text}
 
 
-def cost(minutes: float | None, memory: float | None) -> str:
-    """What a training needs, as measured before it; nothing where it was not."""
+def cost(minutes: float | None, memory: float | None, measured: bool = True) -> str:
+    """What a training needs, as measured before it or foretold; nothing where it was not."""
     if minutes is None:
         return ""
     said = "less than a minute" if minutes < 1 else f"about {spell(minutes)}"
-    return said + (f", {memory:.1f} GB" if memory else "") + ", measured by real steps"
+    how = "measured by real steps" if measured else "foretold from the configs; real steps measure it at the start"
+    return said + (f", {memory:.1f} GB" if memory else "") + f", {how}"
 
 
 def spell(minutes: float) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class Studio:
     url: str = ""
 
     def __getattr__(self, name: str) -> Path:
-        if name not in {"loras", "runs", "pictures", "datasets", "images", "merged"}:
+        if name not in {"loras", "runs", "pictures", "datasets", "images", "merged", "bases"}:
             raise AttributeError(name)
         return self.place / name
 
@@ -75,13 +76,22 @@ def studio(tmp_path_factory: pytest.TempPathFactory, pictures_folder: Path) -> I
     place = tmp_path_factory.mktemp("studio")
     write_styles(place / "loras")
     shutil.copytree(pictures_folder, place / "images" / "blobs")
+    with running(place) as opened:
+        yield opened
+
+
+@contextmanager
+def running(place: Path, *more: str) -> Iterator[Studio]:
+    """A studio on the folders of a place, with more flags."""
     log = (place / "log.txt").open("w")
-    folders = {name: name for name in ("loras", "runs", "datasets", "images", "merged")} | {"out": "pictures"}
+    folders = {name: name for name in ("loras", "runs", "datasets", "images", "merged", "bases")} | {"out": "pictures"}
     flags = [part for flag, name in folders.items() for part in (f"--{flag}", str(place / name))]
     root = Path(__file__).parents[1]
     env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    # What somebody downloaded is none of the tests' bases.
+    env["HF_HUB_CACHE"] = str(place / "hub")
     env.pop("PYTHONWARNINGS", None)
-    command = [sys.executable, "-m", "difflora.cli", "ui", "--port", "0", *flags]
+    command = [sys.executable, "-m", "difflora.cli", "ui", "--port", "0", *flags, *more]
     process = subprocess.Popen(command, cwd=place, env=env, stdout=log, stderr=subprocess.STDOUT)
     opened = Studio(place, process)
     try:

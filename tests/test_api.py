@@ -20,7 +20,7 @@ from gradio_client.exceptions import AppError  # noqa: E402
 from difflora.adapters.cards import card  # noqa: E402
 from difflora.drawing.recipe import read_recipe  # noqa: E402
 
-PUBLIC = {"/draw", "/blend", "/train", "/status"}
+PUBLIC = {"/draw", "/blend", "/train", "/status", "/bases", "/open_base"}
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,12 @@ def status(client: Client) -> dict:
     return client.predict(api_name="/status")
 
 
-def test_only_four_endpoints_are_public_and_each_says_what_it_does(client):
+def test_only_six_endpoints_are_public_and_each_says_what_it_does(client):
     named = client.view_api(return_format="dict")["named_endpoints"]
     assert set(named) == PUBLIC
-    for name, words in {"/draw": "Draw a prompt", "/blend": "exact sum", "/train": "queue", "/status": "doing"}.items():
+    said = {"/draw": "Draw a prompt", "/blend": "exact sum", "/train": "queue", "/status": "doing"}
+    said |= {"/bases": "are here", "/open_base": "for everyone"}
+    for name, words in said.items():
         assert words in named[name]["description"], name
     assert [p["parameter_name"] for p in named["/draw"]["parameters"]][:2] == ["prompt", "styles"]
     assert client.view_api(return_format="dict")["unnamed_endpoints"] == {}

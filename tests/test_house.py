@@ -25,6 +25,7 @@ FLOORS = {
     "render_bases": 5,
     "render_conflict": 5,
     "render_merge": 5,
+    "render_needs": 5,
     "render_training": 5,
     "render_runs": 5,
 }

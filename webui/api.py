@@ -16,8 +16,10 @@ from difflora.events import ignore
 
 from . import easel, runs, trainings
 from .blends import acting, blend_config, write_blend
+from .choices import rows
 from .desk import Desk, mix_row
 from .form import Form
+from .jobs import Job
 from .show import plainly, who
 from .training import BASIC, MORE
 
@@ -25,11 +27,13 @@ POLL_SECONDS = 0.05
 
 
 def endpoints(desk: Desk) -> None:
-    """Add /draw, /blend, /train and /status."""
+    """Add /draw, /blend, /train, /status, /bases and /open_base."""
     gr.api(draw_of(desk), api_name="draw", concurrency_limit=None)
     gr.api(blend_of(desk), api_name="blend", concurrency_limit=None)
     gr.api(train_of(desk), api_name="train", concurrency_limit=None)
     gr.api(status_of(desk), api_name="status", concurrency_limit=None, queue=False)
+    gr.api(bases_of(desk), api_name="bases", concurrency_limit=None, queue=False)
+    gr.api(open_base_of(desk), api_name="open_base", concurrency_limit=None)
 
 
 def draw_of(desk: Desk):
@@ -46,6 +50,7 @@ def draw_of(desk: Desk):
         guidance: float = 7.5,
         size: str | None = None,
         sampler: str | None = None,
+        clip_skip: int | None = None,
         budget: str | None = None,
         orthogonal: float = 0.0,
         switch: int = 0,
@@ -53,14 +58,14 @@ def draw_of(desk: Desk):
         """Draw a prompt and return the pictures once they are done.
 
         prompt: one prompt a line. styles: such as ["ink:0.7", "gouache:0.7/0.3@up=0.4"]. seed: of the first picture;
-        the next ones count up. count: pictures per prompt. size: a side in pixels or WIDTHxHEIGHT. budget, orthogonal,
-        switch: as for `difflora generate`. The result has one {"name", "url", "recipe"} per picture; GET the url on
-        the same server for the PNG.
+        the next ones count up. count: pictures per prompt. size: a side in pixels or WIDTHxHEIGHT. The others: as for
+        `difflora generate`. The result has one {"name", "url", "recipe"} per picture; GET the url on the same server
+        for the PNG.
         """
         row = {
             "negative": negative, "seed": seed, "count": count, "steps": steps, "guidance": guidance, "size": size,
-            "sampler": sampler, "base": desk.config.base, "budget": budget, "orthogonal": orthogonal,
-            "switch": switch,
+            "sampler": sampler, "clip_skip": clip_skip, "base": desk.config.base, "budget": budget,
+            "orthogonal": orthogonal, "switch": switch,
         }  # fmt: skip
         return await finished(desk, await asyncio.to_thread(ask, request, prompt, styles, row))
 
@@ -161,18 +166,62 @@ def status_of(desk: Desk):
 
     @plainly
     def status(request: gr.Request) -> dict:
-        """What the studio is doing: its base, the queue of drawings, the caller's own drawings, styles and runs."""
+        """What the studio is doing: its base, the one being opened if there is one, drawings, styles and runs."""
         user = who(desk, request)
         mine = [
-            {"id": t.id, "state": t.state, "position": t.position, "progress": t.progress}
-            for t in desk.batcher.tickets(user)
+            {"id": t.id, "state": t.state, "position": t.position, "progress": t.progress} for t in desk.tickets(user)
         ]
         trained = [
             {"name": r.name, "state": r.state, "step": r.step, "steps": r.steps, "loss": r.loss, "eta": r.eta}
             for r in desk.runs.list()
         ]
-        styles = [{"name": c.path.stem, "trigger": c.trigger, "fits": not c.problem} for c in desk.cards()]
-        queue = desk.batcher.status()
-        return {"base": desk.config.base, "queue": queue, "drawings": mine, "styles": styles, "runs": trained}
+        cards = desk.cards() if desk.opened else []
+        styles = [{"name": c.path.stem, "trigger": c.trigger, "fits": not c.problem} for c in cards]
+        base = {"base": desk.config.base, "opening": desk.bases.row()["at"]}
+        return base | {"queue": desk.status(), "drawings": mine, "styles": styles, "runs": trained}
 
     return status
+
+
+def bases_of(desk: Desk):
+    """The endpoint /bases."""
+
+    @plainly
+    def bases(request: gr.Request) -> list[dict]:
+        """The bases that are here, each with its family, size, picture side, and how many styles fit it.
+
+        Each is {"name", "family", "size", "side", "fits", "open", "problem"}; one with a problem cannot be opened.
+        """
+        who(desk, request)
+        names = ("name", "family", "size", "side", "fits", "open", "problem")
+        return [{name: row[name] for name in names} for row in rows(desk)["here"]]
+
+    return bases
+
+
+def open_base_of(desk: Desk):
+    """The endpoint /open_base."""
+
+    async def open_base(request: gr.Request, name: str) -> dict:
+        """Open another base for everyone in this studio, and return once it is open.
+
+        name: one of /bases. What is being drawn is finished, what waits is refused. The result is {"name"}.
+        """
+        job = await asyncio.to_thread(ask, request, name)
+        try:
+            while not job.over:
+                await asyncio.sleep(POLL_SECONDS)
+        except asyncio.CancelledError:
+            job.wanted = False
+            raise
+        if job.state != "done":
+            raise gr.Error(job.error or "stopped", print_exception=False)
+        return job.result
+
+    @plainly
+    def ask(request: gr.Request, name: str) -> Job:
+        if plain(name) not in [row["name"] for row in rows(desk)["here"]]:
+            raise RequestError(f"base {name[:80]!r}: expected one of /bases")
+        return desk.bases.open(who(desk, request), name)
+
+    return open_base

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from . import api
+from .calls import base_functions
 from .desk import Desk
 from .library import library_page
 from .show import widget
@@ -19,7 +20,8 @@ KEEP_UPLOADS = (600, 3600)
 def pages(desk: Desk) -> gr.Blocks:
     """The whole studio."""
     with gr.Blocks(title=text("title"), fill_width=True, analytics_enabled=False, delete_cache=KEEP_UPLOADS) as blocks:
-        widget("frame", "frame", {"user": bool(desk.config.auth), "base": desk.config.base, "quick": desk.quick})
+        facts = {"user": bool(desk.config.auth), "mark": desk.base.mark, "quick": desk.base.quick}
+        widget("frame", "frame", facts, file="bases frame", functions=base_functions(desk))
         with gr.Tabs(elem_id="pages"):
             with gr.Tab(text("page.studio"), id="studio", render_children=True):
                 studio_page(desk)

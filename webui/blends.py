@@ -18,6 +18,7 @@ from difflora.drawing.prospect import Prospects, prospects
 from difflora.drawing.recipe import Style
 from difflora.errors import AdapterFileError, RequestError
 from difflora.events import Report
+from difflora.models.family import EMBEDDED, on_disk
 from difflora.strength import Strength
 
 from .desk import Desk
@@ -148,7 +149,10 @@ def merge(desk: Desk, user: str, name: str, value: object, precision: str) -> Jo
         )
     if precision not in ("", "fp32", "bf16", "fp16"):
         raise RequestError(f"precision {precision[:20]!r}: expected one that the page offers")
-    single = desk.config.base.endswith(".safetensors")
+    # The base of now, whatever is open when its turn comes.
+    base = desk.config.base
+    place = on_disk(base, desk.config.bases)
+    single = place.is_file()
     out = desk.config.merged / f"{check_name(name)}{'.safetensors' if single else ''}"
     if out.exists():
         raise RequestError(f"a model is called {name} already: choose another name")
@@ -158,8 +162,8 @@ def merge(desk: Desk, user: str, name: str, value: object, precision: str) -> Jo
         loras = [f"{style.path}:{style.asked}" for style in styles]
         budget = way.get("budget", DrawConfig().budget)
         made = merge_files(
-            loras, desk.config.base, out, folder=desk.config.loras, budget=budget, precision=precision or None,
-            report=report,
+            loras, base if base in EMBEDDED else str(place), out, folder=desk.config.loras, budget=budget,
+            precision=precision or None, report=report,
         )  # fmt: skip
         row = {key: part for key, part in made.row().items() if key != "file"}
         return row | {"name": out.name, "folder": out.parent.name}

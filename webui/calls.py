@@ -1,4 +1,4 @@
-"""What the mixer and the export box call on the server: foretelling, merging, conflicts, ending what is not wanted."""
+"""What widgets call on the server for work that takes a while: foretelling, merging, conflicts, opening a base."""
 
 from __future__ import annotations
 
@@ -58,6 +58,16 @@ def mixer_functions(desk: Desk) -> list[Callable]:
 
     clash_of.__name__ = "clash"
     return [clash_of, stop_of(desk)]
+
+
+def base_functions(desk: Desk) -> list[Callable]:
+    """open_base({name}), stop({id})"""
+
+    @answered
+    def open_base(data: dict, request: gr.Request) -> str:
+        return desk.bases.open(who(desk, request), str(data["name"])).id
+
+    return [open_base, stop_of(desk)]
 
 
 def smaller_functions(desk: Desk) -> list[Callable]:

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 from difflora.adapters.cards import Card, card, cards
-from difflora.adapters.families import Match
 from difflora.adapters.files import adapter_named, content_sha256
 from difflora.adapters.header import shown
 from difflora.config_ui import UiConfig
 from difflora.drawing.balance import Balance
-from difflora.drawing.batcher import Batcher
-from difflora.drawing.prospect import Prospects
+from difflora.drawing.batcher import Batcher, Ticket
 from difflora.drawing.recipe import Style
 from difflora.errors import AdapterFileError, RequestError
 from difflora.models.family import BaseModel, open_model
 from difflora.strength import WEIGHT_LIMIT, Strength
 from difflora.training.queue import RunQueue
 from difflora.training.watch import Watch
-from difflora.turns import Turns
 
+from .bases import Bases
 from .doctor import Doctor
 from .jobs import Jobs
+from .opened import Foreseen, Opened
 from .pending import Pending
 
 ARTIST = "artist"
 MOST_STYLES = 8
-MOST_FORESEEN = 4
+MOST_ENDED = 200
+"""Requests of bases that were open before, kept for the pages that asked."""
 Mix = Sequence[Mapping[str, object]]
 
 
@@ -46,50 +46,98 @@ class Drawing:
     """What the page needs to show it, such as the cells of a strip."""
 
 
-class Foreseen:
-    """What the last few blends and styles may become, so that a page may ask for another rank at once."""
-
-    def __init__(self) -> None:
-        self.kept: OrderedDict[tuple, Prospects] = OrderedDict()
-
-    def get(self, key: tuple) -> Prospects | None:
-        """What is known."""
-        return self.kept.get(key)
-
-    def keep(self, key: tuple, found: Prospects) -> Prospects:
-        """Know it from now on; the oldest goes."""
-        self.kept[key] = found
-        while len(self.kept) > MOST_FORESEEN:
-            self.kept.popitem(last=False)
-        return found
-
-
 class Desk:
     """One open base and the people who share it."""
 
     def __init__(self, config: UiConfig, model: BaseModel | None = None) -> None:
         self.config = config
-        self.model = model or open_model(config.base)
-        self.shapes = self.model.shapes()
-        self.doctor = Doctor(Match(self.model.family, self.shapes))
         self.pending = Pending()
         self.jobs = Jobs()
-        self.foreseen = Foreseen()
-        self.batcher = Batcher(self.model, turn=Turns(config.runs / ".turns"))
-        self.balance, self.weighing = Balance(self.model), Lock()
+        self.weighing = Lock()
         """What budgets make of weights while others are drawn, for one page at a time."""
-        self.queue = RunQueue(config.runs)
-        self.runs = Watch(config.runs)
         self.user: Callable[[object], str] = lambda request: ARTIST
         """Who asks, by the web request; the server sets it where people sign in."""
         self.drawings: dict[str, Drawing] = {}
+        self.ended: dict[str, Ticket] = {}
         self.datasets: dict[str, Path] = {}
         """Picture folders that were opened, by an unguessable key: pages never name paths."""
+        self.closing = False
+        self.online: Callable[[], AbstractContextManager] = nullcontext
+        """Entered to download a base; the server sets it where it keeps from looking anything up."""
+        self.opened: Opened | None = None
+        self.line: Batcher | None = None
+        """Who draws; while a base leaves, who draws the last batch with it."""
+        self.put(config, model or open_model(config))
+        self.bases = Bases(self)
+        self.queue = RunQueue(config.runs)
+        self.runs = Watch(config.runs)
 
     @property
-    def quick(self) -> bool:
-        """Whether a draft is drawn while one waits, so that pages draw while a slider moves unless told not to."""
-        return self.model.device.type != "cpu" or self.model.side <= 128
+    def local(self) -> bool:
+        """Whether only this machine is answered, so that who asks may download and name paths."""
+        return not (self.config.listen or self.config.share)
+
+    def put(self, config: UiConfig, model: BaseModel) -> None:
+        """Let everybody work with this base."""
+        opened = Opened(config, model)
+        self.config, self.opened, self.line = config, opened, opened.batcher
+
+    @property
+    def base(self) -> Opened:
+        """The open base; RequestError while there is none."""
+        if (opened := self.opened) is None:
+            raise RequestError(self.bases.absence())
+        return opened
+
+    @property
+    def model(self) -> BaseModel:
+        """The open base's networks; whoever has them for long holds up the next base."""
+        return self.base.model
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Weight shapes of the open base, by module path."""
+        return self.base.shapes
+
+    @property
+    def doctor(self) -> Doctor:
+        """Who judges style files by the open base."""
+        return self.base.doctor
+
+    @property
+    def batcher(self) -> Batcher:
+        """Who draws with the open base."""
+        return self.base.batcher
+
+    @property
+    def balance(self) -> Balance:
+        """What budgets make of weights on the open base."""
+        return self.base.balance
+
+    @property
+    def foreseen(self) -> Foreseen:
+        """What blends may become on the open base."""
+        return self.base.foreseen
+
+    def ticket(self, id: str) -> Ticket | None:
+        """A request by its id, of the base that was open before too."""
+        line = self.line
+        return (line.ticket(id) if line else None) or self.ended.get(id)
+
+    def tickets(self, user: str) -> list[Ticket]:
+        """A user's requests that are not over."""
+        line = self.line
+        return line.tickets(user) if line else []
+
+    def status(self) -> dict:
+        """How much waits and is drawn; nothing while no base is open."""
+        line = self.line
+        return line.status() if line else {}
+
+    def remember(self, tickets: Sequence[Ticket]) -> None:
+        """Keep requests that are over, without what holds a base in memory; the oldest go."""
+        known = self.ended | {ticket.id: ticket for ticket in tickets}
+        self.ended = dict(list(known.items())[-MOST_ENDED:])
 
     def pictures(self, user: str) -> Path:
         """Where this user's pictures are kept: one folder for all until people sign in."""
@@ -127,8 +175,10 @@ class Desk:
 
     def close(self) -> None:
         """End what is being drawn; a training is paused and goes on when the studio is opened again."""
+        self.closing = True
         self.jobs.close()
-        self.batcher.close()
+        if line := self.line:
+            line.close()
         self.queue.close()
         self.pending.close()
 

@@ -54,7 +54,7 @@ def draft(desk: Desk, user: str, config: DrawConfig, mix: Mix) -> Ticket:
 
 def give_up_drafts(desk: Desk, user: str) -> None:
     """Cancel what is only waited for until the next one comes."""
-    for ticket in desk.batcher.tickets(user):
+    for ticket in desk.tickets(user):
         if ticket.id in desk.drawings and desk.drawings[ticket.id].kind == "draft":
             ticket.cancel()
 
@@ -63,7 +63,7 @@ def redraw(desk: Desk, user: str, name: str) -> Ticket:
     """Draw a picture of the history again from its recipe, in a batch of the same size."""
     recipe = read_recipe(picture_file(desk, user, name))
     if recipe.base != desk.config.base:
-        raise RequestError(f"drawn with base {recipe.base}: this studio has {desk.config.base} open")
+        raise RequestError(f"drawn with base {recipe.base}: expected it open, not {desk.config.base}; open it first")
     styles = tuple(found_again(style, desk.config.loras) for style in recipe.styles)
     return submit(desk, user, replace(recipe, styles=styles).copies(), "redraw", {"row": recipe.row, "of": name})
 
@@ -150,7 +150,7 @@ def submit(
 
     # Others ask at the same time: a copy does not change while it is gone through.
     if len(desk.drawings) > MOST_REMEMBERED:
-        for old in [key for key in list(desk.drawings) if desk.batcher.ticket(key) is None]:
+        for old in [key for key in list(desk.drawings) if desk.ticket(key) is None]:
             desk.drawings.pop(old, None)
     ticket = desk.batcher.submit(user, asked, finished=finished, alone=kind == "redraw")
     desk.drawings[ticket.id] = Drawing(kind, files, facts or {})

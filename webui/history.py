@@ -14,6 +14,7 @@ from difflora.drawing.request import numbered
 from difflora.errors import OutputError, RequestError
 from difflora.training.data import DECODER_ERRORS, open_picture
 
+from . import choices
 from .desk import Desk
 from .easel import TRASH, as_webp, newest_first, picture_file
 from .mixing import recipe_facts
@@ -62,7 +63,9 @@ def recipe_row(desk: Desk, user: str, name: str) -> dict:
     """A recipe for a page: what was asked, and which of its styles are here."""
     recipe = recipe_of(desk, user, name)
     here = {card.path.stem for card in desk.cards()}
-    return {"name": name, "recipe": recipe_facts(recipe, here), "here": recipe.base == desk.config.base}
+    others = choices.called(choices.found(desk)).items() if recipe.base != desk.config.base else ()
+    other = next((name for name, one in others if not one.problem and choices.is_same(one, recipe.base, desk)), "")
+    return {"name": name, "recipe": recipe_facts(recipe, here), "here": recipe.base == desk.config.base, "other": other}
 
 
 def small(path: Path) -> bytes:

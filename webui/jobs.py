@@ -17,6 +17,8 @@ from .words import in_words
 
 LOOKING = ("foretell", "foresee", "conflict")
 """Only reads: does not wait behind what writes, and gives way to a newer question of the same kind."""
+OPENING = ("base",)
+"""May download for long: waits behind nothing, and nothing behind it."""
 MOST_WAITING, MOST_KEPT, KEPT_SECONDS = 8, 100, 600.0
 OVER = ("done", "failed", "stopped")
 Work = Callable[[Report], dict]
@@ -64,12 +66,12 @@ class Job:
 
 
 class Jobs:
-    """Everybody's work: one that reads and one that writes at a time, in the order they were asked for."""
+    """Everybody's work: one that reads, one that writes and one that opens a base at a time, in the order of asking."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.kept: dict[str, Job] = {}
-        self.looking, self.making = (ThreadPoolExecutor(1, f"{name}-") for name in ("looking", "making"))
+        self.pools = {name: ThreadPoolExecutor(1, f"{name}-") for name in ("looking", "making", "opening")}
 
     def start(self, user: str, kind: str, about: str, work: Work) -> Job:
         """Do the work when its turn comes; RequestError when this user waits for too much already."""
@@ -83,8 +85,8 @@ class Jobs:
             if sum(not other.over for other in own) >= MOST_WAITING:
                 raise RequestError(f"{len(own)} pieces of work wait already: expected fewer; let one end first")
             self.kept[job.id] = job
-            pool = self.looking if kind in LOOKING else self.making
-            job.future = pool.submit(self._run, job, work)
+            pool = "looking" if kind in LOOKING else "opening" if kind in OPENING else "making"
+            job.future = self.pools[pool].submit(self._run, job, work)
         return job
 
     def _run(self, job: Job, work: Work) -> None:
@@ -144,5 +146,5 @@ class Jobs:
             for job in self.kept.values():
                 if not job.over:
                     self._stop(job)
-        for pool in (self.looking, self.making):
+        for pool in self.pools.values():
             pool.shutdown(wait=False, cancel_futures=True)

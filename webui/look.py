@@ -58,6 +58,7 @@ HEAD = """
 <link rel="stylesheet" href="/studio/assets/mix.css">
 <link rel="stylesheet" href="/studio/assets/runs.css">
 <link rel="stylesheet" href="/studio/assets/doctor.css">
+<link rel="stylesheet" href="/studio/assets/bases.css">
 <script>
 addEventListener("DOMContentLoaded", () => {
   const chosen = localStorage.getItem("difflora.theme");

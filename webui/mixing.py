@@ -31,6 +31,14 @@ def mix_facts(desk: Desk) -> dict:
     }  # fmt: skip
 
 
+def base_facts(desk: Desk) -> dict:
+    """What pages have to know of the open base; raises RequestError while there is none."""
+    opened = desk.base
+    return {
+        "mark": opened.mark, "family": opened.model.family, "quick": opened.quick, "blocks": parts(opened.shapes),
+    }  # fmt: skip
+
+
 def parts(paths: Iterable[str]) -> list[str]:
     """The places of a base that may have a weight of their own, in the order a picture passes them."""
     paths = list(paths)

@@ -18,12 +18,13 @@ from difflora.adapters.disk import stamp
 from difflora.drawing.batcher import Ticket
 from difflora.errors import DiffloraError
 
+from . import choices
 from .answers import NEVER, Plain, picture, sent, told
 from .blends import facts_of
 from .desk import Desk
 from .easel import as_webp, picture_file
 from .history import History, recipe_row, small, strange_small
-from .mixing import acts
+from .mixing import acts, base_facts
 from .runs import run_row
 from .styles import detail, numbers, rows
 from .trainings import picture_of, verdicts, wall
@@ -40,6 +41,7 @@ def add_routes(app: FastAPI, user: User, desk: Desk) -> None:
     """Add every route of the studio; `user` names who asks or refuses with 401."""
     desk.user = user
     app.get("/studio/assets/{name}")(asset)
+    add_bases(app, user, desk)
     add_drawing(app, user, desk)
     add_library(app, user, desk)
     add_mixing(app, user, desk)
@@ -70,6 +72,20 @@ def asset(name: str) -> Response:
     return FileResponse(known[name], headers={"Cache-Control": "no-cache"})
 
 
+def add_bases(app: FastAPI, user: User, desk: Desk) -> None:
+    """The open base, and those that may be opened."""
+
+    @app.get("/studio/base")
+    def base(request: Request) -> Response:
+        user(request)
+        return told(lambda: base_facts(desk))
+
+    @app.get("/studio/bases")
+    def bases(request: Request) -> Response:
+        user(request)
+        return told(lambda: choices.rows(desk))
+
+
 def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
     """What is drawn now, the looks at it, the history."""
     history = History(desk)
@@ -79,12 +95,13 @@ def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
     @app.get("/studio/now")
     def now(request: Request) -> Response:
         who = user(request)
-        mine = [t for t in desk.batcher.tickets(who) if t.id in desk.drawings]
-        extra = [desk.batcher.ticket(id) for id in request.query_params.get("also", "").split(",") if id]
+        mine = [t for t in desk.tickets(who) if t.id in desk.drawings]
+        extra = [desk.ticket(id) for id in request.query_params.get("also", "").split(",") if id]
         mine += [t for t in extra if t is not None and t.user == who and t not in mine and t.id in desk.drawings]
         body = {
             "tickets": [ticket_row(desk, t) for t in mine],
-            "queue": desk.batcher.status(),
+            "queue": desk.status(),
+            "base": desk.bases.row(),
             "history": len(history.names(who)),
             "newest": (history.names(who) or [""])[0],
             "styles": version.value(),
@@ -95,7 +112,7 @@ def add_drawing(app: FastAPI, user: User, desk: Desk) -> None:
 
     @app.get("/studio/look/{id}/{place}")
     def look(request: Request, id: str, place: int) -> Response:
-        ticket = desk.batcher.ticket(id)
+        ticket = desk.ticket(id)
         if ticket is None or ticket.user != user(request) or not 0 <= place < len(ticket.previews):
             raise HTTPException(404)
         seen = ticket.previews[place]

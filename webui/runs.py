@@ -31,7 +31,8 @@ def settle(desk: Desk, config: TrainConfig, key: str) -> TrainConfig:
     folder = folder_of(desk, key)
     name = check_name(config.name or folder.name)
     own = desk.config
-    return replace(config, images=folder, name=name, base=own.base, out=own.loras, runs=own.runs)
+    places = {"base": own.base, "bases": own.bases, "vae": own.vae, "out": own.loras, "runs": own.runs}
+    return replace(config, images=folder, name=name, **places)
 
 
 def plan(desk: Desk, config: TrainConfig, key: str) -> dict:

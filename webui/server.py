@@ -10,7 +10,8 @@ import signal
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from getpass import getpass
 from pathlib import Path
@@ -22,6 +23,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 
 from difflora.config_ui import UiConfig, parse_account
 from difflora.errors import RequestError
+from difflora.models.bases import EMBEDDED
 
 from .gate import Gate
 from .safety import Door, SignInError, hash_password, workplace
@@ -35,7 +37,9 @@ Routes = Callable[[FastAPI, User], None]
 PORTS = range(7860, 7960)
 LOGIN = Path(__file__).with_name("assets") / "login.html"
 SECONDS_TO_END = 2
-FOLDERS = ("loras", "runs", "out", "datasets", "merged")
+FOLDERS = ("loras", "runs", "out", "datasets", "merged", "bases")
+OURS = "YES"
+"""HF_HUB_OFFLINE as it is set here; any other value is the person's own, who wants no look-ups at all."""
 
 
 def serve(config: UiConfig, opened: Callable[[UiConfig], Studio] | None = None) -> None:
@@ -49,7 +53,7 @@ def serve(config: UiConfig, opened: Callable[[UiConfig], Studio] | None = None) 
     # Whoever stops a service sends SIGTERM; both ends are the same end.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with listener, workplace():
-        quiet(config.base)
+        quiet(config)
         app, close = (opened or studio)(config)
         stay_here()
         try:
@@ -69,7 +73,7 @@ def studio(config: UiConfig) -> Studio:
     from .routes import add_routes
 
     desk = Desk(config)
-    desk.user = who
+    desk.user, desk.online = who, online
     try:
         return build(config, pages(desk), lambda app, user: add_routes(app, user, desk), LOOK), desk.close
     except BaseException:
@@ -155,9 +159,14 @@ def settled(config: UiConfig) -> UiConfig:
     for folder in named:
         if not folder.is_dir():
             raise RequestError(f"--images {folder}: no such folder; expected one with pictures, or no --images")
-    base = str(Path(config.base).resolve()) if Path(config.base).is_dir() else config.base
     places = {name: getattr(config, name).resolve() for name in FOLDERS}
-    return replace(config, base=base, images=tuple(folder.resolve() for folder in named), **places)
+    images = tuple(folder.resolve() for folder in named)
+    return replace(config, base=whole(config.base), vae=config.vae and whole(config.vae), images=images, **places)
+
+
+def whole(name: str) -> str:
+    """A model's name as it means the same from any working folder: the whole path of what is one here."""
+    return str(Path(name).resolve()) if name not in EMBEDDED and Path(name).exists() else name
 
 
 def bound(config: UiConfig) -> socket.socket:
@@ -181,11 +190,17 @@ def bound(config: UiConfig) -> socket.socket:
     raise RequestError(f"--port {config.port} {why}: expected a free one, or no --port for the next that is free")
 
 
-def quiet(base: str) -> None:
-    """No look-ups, before gradio and the hub's library are imported; only a base that is a hub id may be fetched."""
+def quiet(config: UiConfig) -> None:
+    """No look-ups, before gradio and the hub's library are imported; only a base that is not here may be fetched."""
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    if base.count("/") != 1 or Path(base).is_absolute():
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    if not any(may_be_fetched(name, config.bases) for name in (config.base, config.vae) if name):
+        os.environ.setdefault("HF_HUB_OFFLINE", OURS)
+
+
+def may_be_fetched(name: str, bases: Path) -> bool:
+    """Whether a model may have to be downloaded: a short name, or a hub id, that is nothing on this machine."""
+    here = (name, bases / name, bases / f"{name}.safetensors")
+    return name not in EMBEDDED and not any(Path(place).exists() for place in here)
 
 
 def stay_here() -> None:
@@ -194,11 +209,26 @@ def stay_here() -> None:
     import safehttpx
     from gradio import processing_utils
 
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("HF_HUB_OFFLINE", OURS)
     huggingface_hub.constants.HF_HUB_OFFLINE = True
     # Gradio downloads a file's address when an event holds one instead of an uploaded file.
     safehttpx.async_validate_url = nowhere
     processing_utils.PUBLIC_HOSTNAME_WHITELIST.clear()
+
+
+@contextmanager
+def online() -> Iterator[None]:
+    """The hub may be asked inside: for a base that the person of this machine wants, unless they forbade look-ups."""
+    import huggingface_hub.constants
+
+    if os.environ.get("HF_HUB_OFFLINE", OURS) != OURS:
+        yield
+        return
+    huggingface_hub.constants.HF_HUB_OFFLINE = False
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
 async def nowhere(host: str) -> str:

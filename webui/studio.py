@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import gradio as gr
@@ -20,13 +21,14 @@ from .show import answered, said, told, who, widget
 from .words import text
 
 BASIC = ("seed", "count", "size", "sampler")
-MORE = ("negative", "steps", "guidance", "batch")
+MORE = ("negative", "steps", "guidance", "clip_skip", "batch")
+OPENED_WITH = ("bases", "vae", "precision", "attention", "offload", "tiling")
 # What the studio was opened with, or what another part of the page does.
 ELSEWHERE = {
     "prompts": "the prompt box", "prompts_file": "the prompt box takes one prompt a line", "lora": "the mixer",
-    "like": "Redraw, on every picture", "base": "difflora ui --base", "loras": "difflora ui --loras",
+    "like": "Redraw, on every picture", "base": "the head of the page", "loras": "difflora ui --loras",
     "out": "difflora ui --out", "budget": "the mixer", "orthogonal": "the mixer", "switch": "the mixer",
-}  # fmt: skip
+} | {name: f"difflora ui --{name}" for name in OPENED_WITH}  # fmt: skip
 
 
 def studio_page(desk: Desk) -> None:
@@ -44,6 +46,7 @@ def studio_page(desk: Desk) -> None:
                 functions=mixer_functions(desk),
             )  # fmt: skip
             live = gr.Button("live", elem_id="live", elem_classes="gone")
+            changed = gr.Button("base", elem_id="base-changed", elem_classes="gone")
             with gr.Row(elem_classes="pair-of-buttons"):
                 between = gr.Button(text("strip.button"), elem_id="strip-button", size="sm")
                 pick = gr.Button(text("duel.button"), elem_id="duel-button", size="sm")
@@ -57,6 +60,7 @@ def studio_page(desk: Desk) -> None:
     connect_drawing(desk, form, asked, draw, another, live, prompt, stage)
     connect_blends(desk, form, asked, between, strip, pick, duel, export)
     connect_history(desk, form, history, prompt, mixer)
+    connect_base(desk, form, changed)
 
 
 def prompt_box() -> tuple[gr.Textbox, gr.Button, gr.Button]:
@@ -74,11 +78,9 @@ def prompt_box() -> tuple[gr.Textbox, gr.Button, gr.Button]:
 
 def settings(desk: Desk) -> Form:
     """Every field of DrawConfig that is not elsewhere on the page."""
-    side = desk.model.side
-    sizes = [str(side), f"{side}x{side * 3 // 2}", f"{side * 3 // 2}x{side}"]
     extra = {
-        "size": {"choices": [(text("form.open"), ""), *[(s, s) for s in sizes]], "allow_custom_value": True},
-        "sampler": {"choices": [(text("viewer.own"), ""), *[(s, s) for s in SAMPLERS]]},
+        "size": {"choices": sizes(desk.model.side), "allow_custom_value": True},
+        "sampler": {"choices": samplers(SAMPLERS)},
         "negative": {"lines": 1},
     }
     controls = {}
@@ -88,6 +90,34 @@ def settings(desk: Desk) -> Form:
         with gr.Accordion(text("settings.more"), open=False, elem_id="settings-more"):
             controls |= {name: control(DrawConfig, name, **extra.get(name, {})) for name in MORE}
     return Form(DrawConfig, controls)
+
+
+def sizes(side: int) -> list[tuple[str, str]]:
+    """Sizes to choose from, in words and as they are asked for."""
+    offered = [str(side), f"{side}x{side * 3 // 2}", f"{side * 3 // 2}x{side}"]
+    return [(text("form.open"), ""), *[(size, size) for size in offered]]
+
+
+def samplers(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Samplers to choose from."""
+    return [(text("viewer.own"), ""), *[(name, name) for name in names]]
+
+
+def chosen_of(offered: list[tuple[str, str]], chosen: str | None) -> dict:
+    """A list with other choices, and what was chosen where it is one of them."""
+    return gr.update(choices=offered, value=chosen if chosen in [value for _, value in offered] else "")
+
+
+def connect_base(desk: Desk, form: Form, changed: gr.Button) -> None:
+    """Another base draws other sizes, maybe with other samplers: what was chosen stays where it is one of them."""
+    size, sampler = form.controls["size"], form.controls["sampler"]
+
+    @told
+    def on_base(chosen: str | None, sampled: str | None) -> tuple[dict, dict]:
+        model = desk.model
+        return chosen_of(sizes(model.side), chosen), chosen_of(samplers(model.samplers), sampled)
+
+    changed.click(on_base, [size, sampler], [size, sampler], show_progress="hidden", api_visibility="private")
 
 
 def config_of(desk: Desk, form: Form, prompt: str, mix: object, values: tuple) -> DrawConfig:
@@ -165,12 +195,13 @@ def connect_history(desk: Desk, form: Form, history, prompt, mixer) -> None:
     @told
     def on_restore(request: gr.Request, event: gr.EventData) -> list:
         recipe = recipe_of(desk, who(desk, request), str(event._data.get("name")))
-        here = {card.path.stem for card in desk.cards()}
+        here = {card.path.stem for card in desk.cards() if not card.problem}
         mix = mix_value(recipe, here)
         size = "" if recipe.width == recipe.height == desk.model.side else f"{recipe.width}x{recipe.height}"
         values = {
             "seed": recipe.seed, "count": 1, "size": size, "sampler": recipe.sampler or "",
             "negative": recipe.negative, "steps": recipe.steps, "guidance": recipe.guidance,
+            "clip_skip": recipe.clip_skip or "",
         }  # fmt: skip
         return [recipe.prompt, mix, *[values.get(name, gr.skip()) for name in form.controls]]
 
@@ -183,7 +214,7 @@ def cancel_of(desk: Desk):
 
     @answered
     def cancel(data: dict, request: gr.Request) -> bool:
-        ticket = desk.batcher.ticket(str(data["id"]))
+        ticket = desk.ticket(str(data["id"]))
         if ticket is not None and ticket.user == who(desk, request):
             ticket.cancel()
         return True

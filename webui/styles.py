@@ -7,6 +7,7 @@ from pathlib import Path
 from difflora.adapters.cards import Card
 from difflora.adapters.edits import edit, mend_style, rename, trash
 from difflora.adapters.header import shown
+from difflora.adapters.metadata import SPOKEN
 from difflora.config import check_name
 from difflora.errors import DiffloraError
 
@@ -21,10 +22,16 @@ def card_row(card: Card) -> dict:
     """A card for a page; thumbnails have a route of their own."""
     return {
         "name": card.path.name.removesuffix(".safetensors"), "title": card.name, "trigger": card.trigger,
-        "weight": card.weight, "family": card.family, "base": card.base, "rank": card.rank, "layers": card.layers,
+        "weight": card.weight, "family": card.family, "kind": kind_of(card.family), "base": card.base,
+        "rank": card.rank, "layers": card.layers,
         "size": card.size, "made": card.made, "pictures": card.pictures, "thumb": bool(card.thumbnail),
         "problem": card.problem, "version": str(card.path.stat().st_mtime_ns) if card.path.exists() else "",
     }  # fmt: skip
+
+
+def kind_of(said: str) -> str:
+    """The family that a header names, as pages have words for it; what it says where that is none."""
+    return next((name for name, spoken in SPOKEN.items() if said == name or said.startswith(spoken.version)), said)
 
 
 def rows(desk: Desk) -> list[dict]:

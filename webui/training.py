@@ -19,13 +19,13 @@ from .words import text
 
 BASIC = ("name", "trigger", "steps", "rank")
 MORE = (
-    "targets", "text_encoder", "alpha", "learning_rate", "batch", "resolution", "caption_dropout", "shuffle_tags",
-    "keep_tags", "tag_dropout", "crops", "flip", "ema", "holdout", "early_stop", "precision", "micro_batch",
-    "gradient_checkpointing", "tensorboard", "seed", "preview_every", "preview_prompts",
+    "targets", "text_encoder", "clip_skip", "alpha", "learning_rate", "batch", "resolution", "caption_dropout",
+    "shuffle_tags", "keep_tags", "tag_dropout", "crops", "flip", "ema", "holdout", "early_stop", "precision",
+    "micro_batch", "gradient_checkpointing", "tensorboard", "seed", "preview_every", "preview_prompts",
 )  # fmt: skip
 ELSEWHERE = {
-    "images": "the pictures that are dropped or opened", "base": "difflora ui --base", "out": "difflora ui --loras",
-    "runs": "difflora ui --runs",
+    "images": "the pictures that are dropped or opened", "base": "the head of the page", "out": "difflora ui --loras",
+    "runs": "difflora ui --runs", "bases": "difflora ui --bases", "vae": "difflora ui --vae",
 }  # fmt: skip
 MOST_NOTES = 5
 KINDS = [".png", ".jpg", ".jpeg", ".webp", ".txt", ".caption", ".json", ".jsonl", ".csv"]

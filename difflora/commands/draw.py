@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from ..config import DrawConfig, SheetConfig
-from .flags import Json, Positional, UseAppendAction, arg, plain_flags
+from .flags import Json, Positional, Switch, UseAppendAction, arg, plain_flags
+
+if TYPE_CHECKING:
+    from ..render import Person, Script
 
 
 @plain_flags
@@ -22,6 +25,7 @@ class Generate(DrawConfig):
         arg(metavar="NAME[:WEIGHT]", help="A style and its weight (-10 to 10, 1 unless given); repeat to blend."),
     ] = ()
     json: Json = False
+    plan: Annotated[Switch, arg(help="Print the memory and time it will take; load no base and draw nothing.")] = False
 
     def run(self) -> None:
         """Call the library and render."""
@@ -30,8 +34,18 @@ class Generate(DrawConfig):
 
         screen = render.screen(self.json)
         with screen:
+            if self.plan:
+                self.foretell(screen)
+                return
             files = draw_files(self, screen.report)
         screen.drawn(files)
+
+    def foretell(self, screen: Person | Script) -> None:
+        """Print what it needs."""
+        from ..drawing.foretold import plan_drawing
+
+        pictures, need = plan_drawing(self, screen.report)
+        screen.drawing_plan(pictures, need, {"base": f"{self.base} on {need.device}, {need.precision}"})
 
 
 @plain_flags

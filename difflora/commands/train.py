@@ -26,18 +26,19 @@ class Train(TrainConfig):
         arg(metavar="FILE", help="TOML file with the same keys; flags beside it win.", help_behavior_hint=""),
     ] = None
 
-    plan: Annotated[Switch, arg(help="Print the plan with its measured minutes and memory, and train nothing.")] = False
+    plan: Annotated[
+        Switch, arg(help="Print the plan with the memory and time it will take; load no base and train nothing.")
+    ] = False
 
     def run(self) -> None:
         """Call the library and render."""
         from .. import render
-        from ..training.train import prepare, survey_and_plan, train
+        from ..training.train import prepare, train
 
         screen = render.screen(self.json)
         with screen:
             if self.plan:
-                _, _, plan = survey_and_plan(config_of(self), screen.report)
-                screen.plan(plan, self.name or self.images.resolve().name)
+                self.foretell(screen)
                 return
             training = prepare(config_of(self), screen.report)
             screen.plan(training.plan, training.name)
@@ -45,6 +46,13 @@ class Train(TrainConfig):
         screen.trained(result)
         if result.file is None:
             raise SystemExit(130)
+
+    def foretell(self, screen: Person | Script) -> None:
+        """Print the plan, its memory and its time."""
+        from ..training.foretold import plan_training
+
+        plan, need = plan_training(config_of(self), screen.report)
+        screen.foretold(plan, self.name or self.images.resolve().name, need)
 
 
 @plain_flags

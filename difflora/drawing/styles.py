@@ -22,6 +22,9 @@ from ..models.bases import locate
 from ..models.family import BaseModel
 from .recipe import Style
 
+DOWN = ("lora_down.weight", "lora_A.weight")
+UNKNOWN_RANK = 32
+
 
 def find_style(text: str, folder: Path) -> Style:
     """NAME[:WEIGHT] -> a style with its file and the sha256 of its numbers."""
@@ -124,6 +127,15 @@ def shapes_before(config: BaseConfig) -> Match | None:
         return None
     # Small networks are told apart by more than their headers say.
     return Match(opened.family if opened.family in FAMILIES else "", opened.shapes)
+
+
+def ranks_of(styles: Sequence[Style]) -> int:
+    """The ranks of all styles added up, as their headers tell them; a form that is no LoRA counts as one of 32."""
+    found = 0
+    for path in {style.path for style in styles}:
+        shapes = {key: shape for source in sources(Path(path)) for key, shape in source.header.shapes().items()}
+        found += max((shape[0] for key, shape in shapes.items() if key.endswith(DOWN)), default=UNKNOWN_RANK)
+    return found
 
 
 def load_styles(styles: Sequence[Style], model: BaseModel) -> dict[str, Adapter]:

@@ -52,7 +52,8 @@ window.difflora ??= (() => {
   d.chosenWay = () => ({ ...d.facts.defaults, ...d.way.get() });
   d.live = d.store(null, "difflora.live"); // draw drafts while sliders move; null: as the base allows
   d.styles = d.store([]);
-  d.now = d.store({ tickets: [], queue: {}, history: 0, newest: "", styles: "", runs: [], jobs: [] });
+  d.now = d.store({ tickets: [], queue: {}, base: { name: "", mark: "", at: null }, history: 0, newest: "", styles: "", runs: [], jobs: [] });
+  d.base = d.store(null); // of the open base: mark, family, quick, blocks
   d.mine = d.store([], "difflora.tickets"); // tickets this browser asked for, newest last
   d.follow = (id) => { d.mine.set([...d.mine.get().filter((x) => x !== id), id].slice(-12)); d.poke(); };
   d.ticket = (id) => d.now.get().tickets.find((t) => t.id === id);
@@ -68,8 +69,9 @@ window.difflora ??= (() => {
       const now = await d.json("/studio/now?also=" + d.mine.get().map(encodeURIComponent).join(","));
       const before = d.now.get();
       d.now.set(now);
-      if (now.styles !== before.styles) await d.loadStyles();
-      if (now.tickets.some((t) => !over(t)) || now.jobs.some((job) => !ended(job))) wait = 350;
+      if (now.base.mark && now.base.mark !== d.base.get()?.mark) await d.loadBase();
+      else if (now.styles !== before.styles && now.base.mark) await d.loadStyles();
+      if (now.base.at || now.tickets.some((t) => !over(t)) || now.jobs.some((job) => !ended(job))) wait = 350;
       else if (now.runs.some((r) => ["running", "starting", "queued"].includes(r.state))) wait = 1000;
       document.body.classList.remove("away");
     } catch { document.body.classList.add("away"); wait = 3000; }
@@ -103,7 +105,17 @@ window.difflora ??= (() => {
     stop && d.h("button", { type: "button", class: "quiet cancel", onclick: () => d.call(stop({ id: job.id })).then(d.poke) }, d.t("stage.cancel")));
   d.part = (job) => (job.total ? Math.round((100 * job.done) / job.total) : 0);
   d.standing = (job) => (job.state === "waiting" ? d.t("job.waiting") : d.t("job.working", { percent: d.part(job), left: job.eta === null ? "" : d.clock(job.eta) }));
-  d.loadStyles = async () => d.styles.set((await d.json("/studio/styles")).rows);
+  // While one base makes way for another there is nothing to load.
+  d.loadStyles = async () => { const found = await d.json("/studio/styles"); if (found.rows) d.styles.set(found.rows); };
+  d.loadBase = async () => {
+    const found = await d.json("/studio/base");
+    if (found.error) return;
+    d.facts = { ...d.facts, blocks: found.blocks };
+    d.base.set(found);
+    await d.loadStyles();
+  };
+  // "sd1" -> "Stable Diffusion 1"; a family that has no name of its own stays as it is.
+  d.family = (name) => { const said = d.t(`doctor.family.${name}`); return said.startsWith("doctor.") ? name : said; };
   document.addEventListener("visibilitychange", d.poke);
   d.ready.then(poll);
 
@@ -135,7 +147,7 @@ window.difflora ??= (() => {
   d.percent = (share) => (share === 0 ? "0" : share < 0.00005 ? "< 0.01" : share >= 0.1 ? String(Math.round(share * 100)) : String(Number((share * 100).toPrecision(2))));
   d.number = (value, digits = 2) => (Math.round(value * 10 ** digits) / 10 ** digits).toString();
   d.weights = (names, weights) => names.map((name, i) => `${name} ${d.number(weights[i])}`).join(", ");
-  d.size = (bytes) => bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.max(1, Math.round(bytes / 1e3))} kB`;
+  d.size = (bytes) => bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.max(1, Math.round(bytes / 1e3))} kB`;
   d.clock = (seconds) => {
     const s = Math.max(0, Math.round(seconds));
     return s >= 3600 ? `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min` : s >= 60 ? `${Math.floor(s / 60)} min ${s % 60} s` : `${s} s`;

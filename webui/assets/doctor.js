@@ -4,7 +4,7 @@
   const known = (said, plain) => (said.startsWith("doctor.") ? plain : said);
   const listing = (rows, className = "") => h("dl", { class: className }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
   const folded = (summary, ...inside) => h("details", { class: "fold" }, h("summary", {}, summary), ...inside);
-  const family = (name) => known(t(`doctor.family.${name}`), name);
+  const { family } = difflora;
 
   // The verdict in one sentence, then each problem in words. numbers: whether the numbers have been looked at as well.
   function verdict(s, v, numbers, acts) {

@@ -27,7 +27,7 @@
   difflora.progress = (ticket) => {
     if (ticket.state === "waiting") return ticket.position ? t("stage.before", { count: ticket.position }) : t("stage.next");
     if (ticket.state === "drawing") return t("stage.drawing", { percent: Math.round(ticket.progress * 100), left: ticket.eta === null ? "" : difflora.clock(ticket.eta) });
-    return ticket.state === "failed" ? ticket.error : ticket.state === "cancelled" ? t("stage.cancelled") : "";
+    return ticket.state === "failed" ? ticket.error : ticket.state === "cancelled" ? ticket.error || t("stage.cancelled") : "";
   };
   // A line with a bar and a way out, for a ticket that is not over.
   difflora.bar = (ticket, server) => h("div", { class: "bar-row" },
@@ -58,7 +58,7 @@
       if (!current) return difflora.fill(place, now.newest ? one(now.newest) : welcome());
       const places = current.kind === "redraw" ? [current.facts.row] : current.files.map((_, i) => i);
       const grid = h("div", { class: `grid n${Math.min(places.length, 9)}`, style: `--ratio:${current.shape[0]}/${current.shape[1]}` }, places.map((i) => frame(current, i)));
-      difflora.fill(place, grid, active.map((x) => difflora.bar(x, server)), current.state === "failed" && h("p", { class: "bad" }, current.error));
+      difflora.fill(place, grid, active.map((x) => difflora.bar(x, server)), difflora.over(current) && current.error && h("p", { class: "bad" }, current.error));
     });
   }
 
@@ -108,7 +108,8 @@
       return h("div", { class: "viewer-about" }, h("dl", {}, facts.map(([key, value]) => [h("dt", {}, t(`recipe.${key}`)), h("dd", {}, Array.isArray(value) ? value : String(value))])),
         h("div", { class: "acts" },
           r && act(t("viewer.use"), () => { trigger("select", { name }); box.close(); }, { class: "primary" }),
-          r && act(t("viewer.redraw"), async () => { const id = await difflora.call(server.redraw({ name })); if (id) { difflora.follow(id); difflora.compareWhenDone(id, name, show2); } }),
+          row.other && act(t("viewer.base", { base: row.other }), async () => { box.close(); if (await difflora.openBase(row.other)) show(name); }),
+          r && !row.other && act(t("viewer.redraw"), async () => { const id = await difflora.call(server.redraw({ name })); if (id) { difflora.follow(id); difflora.compareWhenDone(id, name, show2); } }),
           first && first !== name ? act(t("viewer.compare"), () => show2(first, name)) : act(t("viewer.first"), () => { first = name; difflora.say(t("viewer.second")); box.close(); }),
           h("a", { class: "as-button", href: difflora.picture(name), download: name.split("/").pop() }, t("viewer.download")),
           !name.includes("/") && act(t("viewer.delete"), async () => { if (await difflora.call(server.throw_away({ name }))) { box.close(); difflora.poke(); } }, { class: "danger" })));

@@ -1,7 +1,7 @@
 // The frame: the name of the house, light or dark, signing out; Ctrl+Enter draws.
 (() => {
   const { h, t } = difflora;
-  difflora.widget("frame", ({ element, props }) => {
+  difflora.widget("frame", ({ element, props, server }) => {
     const facts = props.value || {};
     if (difflora.live.get() === null) difflora.live.set(Boolean(facts.quick));
     const flip = () => {
@@ -12,7 +12,7 @@
     const forget = () => Object.keys(localStorage).filter((key) => key.startsWith("difflora.") && key !== "difflora.theme").forEach((key) => localStorage.removeItem(key));
     const busy = h("span", { class: "busy", role: "status" });
     element.append(h("header", { class: "frame-head" }, h("a", { class: "brand", href: "/", "aria-label": t("title") }, h("span", { class: "mark", "aria-hidden": "true" }, h("i"), h("i"), h("i")), t("title")),
-      h("span", { class: "spring" }), busy, h("span", { class: "base", title: t("about.base") }, facts.base),
+      h("span", { class: "spring" }), busy, difflora.basePicker(server, facts.mark),
       h("button", { type: "button", class: "icon theme", "aria-label": t("theme"), title: t("theme"), onclick: flip }, "◐"),
       facts.user && h("a", { class: "signout", href: "/logout", onclick: forget }, t("signout"))));
     difflora.now.on((now) => {

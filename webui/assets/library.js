@@ -14,7 +14,7 @@
       const word = find.value.toLowerCase();
       const rows = difflora.styles.get().filter((s) => `${s.name} ${s.trigger} ${s.family}`.toLowerCase().includes(word));
       difflora.fill(list, rows.map((s) => h("button", { type: "button", class: "card" + (s.name === chosen ? " on" : "") + (s.problem ? " unfit" : ""), "aria-pressed": String(s.name === chosen), onclick: () => choose(s.name) },
-        difflora.thumb(s), h("span", { class: "card-name" }, s.name), h("span", { class: "card-facts" }, s.problem ? t("cards.unfit") : t("library.facts", { rank: s.rank, size: difflora.size(s.size) })))),
+        difflora.thumb(s), h("span", { class: "card-name" }, s.name), h("span", { class: "card-facts" }, s.problem ? difflora.unfit(s) : t("library.facts", { rank: s.rank, size: difflora.size(s.size) })))),
         !difflora.styles.get().length && h("p", { class: "empty" }, t("cards.none")));
     }
     async function choose(name) {

@@ -4,7 +4,7 @@
   const NEAR = 2, FAR = 10;
 
   difflora.widget("mixer", ({ element, props, watch, server }) => {
-    difflora.facts = props.value?.facts ?? difflora.facts;
+    difflora.facts = { ...(props.value?.facts ?? difflora.facts), ...(difflora.base.get() ? { blocks: difflora.base.get().blocks } : {}) };
     let wide = false, sent = "";
     const open = new Set(), panels = new Map();
     const rows = h("div", { class: "faders" });

@@ -22,6 +22,9 @@
     difflora.mix.set(untouched ? even(all) : all);
   };
 
+  // Why a card is grey, in a few words.
+  difflora.unfit = (style) => (style.kind && style.kind !== difflora.base.get()?.family ? t("cards.madefor", { family: difflora.family(style.kind) }) : t("cards.unfit"));
+
   difflora.widget("cards", ({ element }) => {
     const find = h("input", { type: "search", class: "find", placeholder: t("cards.search"), "aria-label": t("cards.search"), oninput: render });
     const fits = h("input", { type: "checkbox", checked: true, onchange: render });
@@ -47,7 +50,7 @@
         style: on ? `--tint:${difflora.tint(style.name)}` : null, disabled: Boolean(style.problem), title: style.problem || null,
         onclick: () => difflora.toggle(style.name),
       }, difflora.thumb(style), h("span", { class: "card-name" }, style.name),
-      h("span", { class: "card-facts" }, style.problem ? t("cards.unfit") : [style.trigger && `“${style.trigger}”`, `× ${difflora.number(style.weight)}`].filter(Boolean).join(" · ")));
+      h("span", { class: "card-facts" }, style.problem ? difflora.unfit(style) : [style.trigger && `“${style.trigger}”`, `× ${difflora.number(style.weight)}`].filter(Boolean).join(" · ")));
     }
     difflora.styles.on(render);
     difflora.mix.on(render, false);
