@@ -18,8 +18,6 @@ CONVOLUTIONS = (aten.convolution, aten.convolution_backward)
 ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu
 ATTENTION_BACK = aten._scaled_dot_product_flash_attention_for_cpu_backward
 QUESTIONS = (torch.ops.prim.device.default,)
-HEAP = 32 * 2**20
-"""Larger pieces of memory come from the system and go back to it at once, with glibc."""
 CONVOLVING = 7 * 10**6
 """What every convolution of a CPU holds besides, in bytes."""
 
@@ -38,12 +36,6 @@ class Reading:
     """Those of matrix products and attention."""
     traffic: int = 0
     """Bytes read and written by all other operations."""
-    small: int = 0
-    """Most bytes alive at once in pieces of at most HEAP."""
-    large: int = 0
-    """Most bytes alive at once in larger ones."""
-    churn: int = 0
-    """Bytes of all pieces of at most HEAP that were made, one after the other."""
 
     @property
     def flops(self) -> int:
@@ -61,15 +53,12 @@ class Meter(TorchDispatchMode):
     def __init__(self, scratch: Scratch | None = None) -> None:
         super().__init__()
         self.scratch = scratch
-        self.live = self.peak = self.convolutions = self.products = self.traffic = self.churn = 0
-        # Those of at most HEAP, then those above.
-        self.alive, self.most = [0, 0], [0, 0]
+        self.live = self.peak = self.convolutions = self.products = self.traffic = 0
         self.known: dict[int, weakref.ref] = {}
 
     def reading(self) -> Reading:
         """What was counted so far."""
-        work = self.convolutions, self.products, self.traffic
-        return Reading(self.peak, self.live, *work, *self.most, self.churn)
+        return Reading(self.peak, self.live, self.convolutions, self.products, self.traffic)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run an operation and count it."""
@@ -94,28 +83,19 @@ class Meter(TorchDispatchMode):
             return False
         size = share * storage.nbytes()
         self.live += size
-        self.alive[size > HEAP] += size
-        self.churn += size if size <= HEAP else 0
-        self.held(0)
+        self.peak = max(self.peak, self.live)
         self.known[key] = weakref.ref(storage, lambda _: self.forget(key, size))
         return True
-
-    def held(self, more: int) -> None:
-        """Note the peak, with so many bytes besides for a moment."""
-        self.peak = max(self.peak, self.live + more)
-        for kind, alive in enumerate(self.alive):
-            self.most[kind] = max(self.most[kind], alive + (more if kind == (more > HEAP) else 0))
 
     def forget(self, key: int, size: int) -> None:
         """A storage was freed."""
         self.live -= size
-        self.alive[size > HEAP] -= size
         self.known.pop(key, None)
 
     def count(self, func, args, kwargs, result, given: list[Tensor], made: list[Tensor]) -> None:
         """Add up arithmetic, or traffic where there is none to speak of."""
         if self.scratch is not None:
-            self.held(self.scratch(func.overloadpacket, args, made))
+            self.peak = max(self.peak, self.live + self.scratch(func.overloadpacket, args, made))
         flops = operations(func.overloadpacket, args, kwargs, result)
         if func.overloadpacket in CONVOLUTIONS:
             self.convolutions += flops

@@ -10,14 +10,18 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from ..adapters.precision import DTYPES
+from ..machine import memory
 from .attach import learning
 from .family import BaseModel
 from .imagined import Imagined
 from .meter import Meter, Reading, cpu_scratch
 from .pace import Pace
-from .room import BACKWARD, beside, free_memory, on_cpu, waiting
 from .sd import at_once
 
+PROGRAM = {"cpu": 500 * 10**6, "cuda": 0}
+"""Bytes of Python and its libraries with what they load, where they lie on the device that computes (measured)."""
+BACKWARD = 40 * 10**6
+"""Bytes that the first way back takes on a CPU, for a thread of its own (measured)."""
 WORK = ("convolutions", "products", "traffic")
 COPIES = 6
 """An adapter that learns is there six times: factors, gradients, two moments, average, and as it began."""
@@ -100,17 +104,17 @@ def training_need(
         model.checkpointing(False)
     times = -(-batch // micro)
     # Gradients are counted with the adapter; where a step is gathered in parts they are there from the start.
-    learnt = lighter(step, (adapter if times == 1 else 0) - (BACKWARD if on_cpu(base) else 0))
+    learnt = max(step.peak - (adapter if times == 1 else 0), 0) + (BACKWARD if on_cpu(base) else 0)
     # What learns keeps more than what draws, unless it computes twice.
-    shown = answering(base, micro, side, side, guided=True) if checkpointing else Reading()
+    shown = answering(base, micro, side, side, guided=True).peak if checkpointing else 0
+    work = rounds(step, times)
     return total_need(
         base,
         adapters=COPIES * adapter,
-        networks=[learnt, shown],
-        autoencoder=[encoding(base, side, side), decoding(base, micro, side, side)],
-        work=rounds(step, times),
-        pace=pace,
-        learns=True,
+        activations=max(learnt, shown),
+        pictures=max(encoding(base, side, side).peak, decoding(base, micro, side, side).peak),
+        reading=work,
+        seconds=pace.seconds(work) if pace else None,
     )
 
 
@@ -145,40 +149,35 @@ def drawing_need(
     return total_need(
         base,
         adapters=factors + (touched if folded else 0),
-        networks=[answer, text],
-        autoencoder=[decode],
-        work=work,
-        pace=pace,
-        learns=False,
+        activations=max(answer.peak, text.peak),
+        pictures=decode.peak,
+        reading=work,
+        seconds=pace.seconds(work) if pace else None,
     )
 
 
-def total_need(
-    base: Imagined,
-    *,
-    adapters: int,
-    networks: Sequence[Reading],
-    autoencoder: Sequence[Reading],
-    work: Reading,
-    pace: Pace | None,
-    learns: bool,
-) -> Need:
+def total_need(base: Imagined, *, adapters: int, activations: int, pictures: int, reading: Reading, **more) -> Need:
     """Everything added up, with what is free."""
     weights, free = weight_bytes(base.model), free_memory(base.device)
+    program = PROGRAM.get(base.device.type, 0) + (slack(max(activations, pictures)) if on_cpu(base) else 0)
     return Need(
-        device=str(base.device),
-        precision=base.precision,
-        weights=weights,
-        adapters=adapters,
-        activations=max(reading.peak for reading in networks),
-        pictures=max(reading.peak for reading in autoencoder),
-        program=beside(base, [*networks, *autoencoder], learns),
-        waiting=waiting(base, sum(weights.values()), free),
-        flops=work.flops,
-        seconds=pace.seconds(work) if pace else None,
-        free=free,
-        reading=work,
-    )
+        device=str(base.device), precision=base.precision, weights=weights, adapters=adapters, activations=activations,
+        pictures=pictures, program=program, waiting=waiting(base, sum(weights.values()), free), flops=reading.flops,
+        free=free, reading=reading, **more,
+    )  # fmt: skip
+
+
+def waiting(base: Imagined, weights: int, free: int | None) -> int:
+    """Bytes of weights that are not on the device: all but the largest layer, where layers are offloaded."""
+    if on_cpu(base) or not (base.offload if base.offload is not None else free is not None and weights > 0.8 * free):
+        return 0
+    networks = [*base.model.parts.values(), base.model.vae]
+    return weights - max(parameter.nbytes for network in networks for parameter in network.parameters())
+
+
+def slack(moving: int) -> int:
+    """Bytes that a CPU's allocator holds between tensors that come and go, when at most so many are in use at once."""
+    return min(moving, 10**8) + moving // 5
 
 
 def weight_bytes(model: BaseModel) -> dict[str, int]:
@@ -236,9 +235,8 @@ def decoding(base: Imagined, count: int, width: int, height: int) -> Reading:
         pixels = model.vae.decode(latents.to(model.vae.dtype)).sample.float()
         del latents
         pixels.clamp(-1, 1)
-    done = (count - together) * pixels.nbytes // together
-    found = meter.reading()
-    return rounds(replace(found, peak=found.peak + done, large=found.large + done), count / together)
+    waiting = (count - together) * pixels.nbytes // together
+    return rounds(replace(meter.reading(), peak=meter.peak + waiting), count / together)
 
 
 def encoding(base: Imagined, width: int, height: int) -> Reading:
@@ -257,11 +255,6 @@ def words(base: Imagined, rows: int) -> dict[str, Tensor]:
 def rounds(reading: Reading, times: float) -> Reading:
     """The work done so many times, one after the other."""
     return replace(reading, **{name: round(getattr(reading, name) * times) for name in WORK})
-
-
-def lighter(reading: Reading, less: int) -> Reading:
-    """The same with so many bytes less at its peak, in small pieces."""
-    return replace(reading, peak=max(reading.peak - less, 0), small=max(reading.small - less, 0))
 
 
 def added(one: Reading, other: Reading) -> Reading:
@@ -293,3 +286,15 @@ def blended(base: Imagined, ranks: int) -> tuple[int, int, float]:
 def metering(base: Imagined) -> Meter:
     """A meter for where the base would compute."""
     return Meter(cpu_scratch if on_cpu(base) else None)
+
+
+def on_cpu(base: Imagined) -> bool:
+    """Whether main memory is what is needed."""
+    return base.device.type == "cpu"
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of the device that are free now; None where that is not known."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.mem_get_info(device)[0]
+    return memory()[1] if device.type == "cpu" else None
