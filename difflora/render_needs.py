@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from .machine import in_bytes
+from .render_training import spell as spell_minutes
+
 if TYPE_CHECKING:
     from .models.needs import Need
 
 
 def need_rows(need: Need) -> dict[str, str]:
-    """Memory by what takes it, against what is free, and what would help."""
-    weights = ", ".join(f"{name} {gigabytes(size)}" for name, size in need.weights.items())
+    """Memory by what takes it, against what is free."""
+    weights = ", ".join(f"{name} {in_bytes(size)}" for name, size in need.weights.items())
     parts = {
         f"weights ({weights})": sum(need.weights.values()) - need.waiting,
         "adapters": need.adapters,
         "activations" if need.activations > need.pictures else "pictures": max(need.activations, need.pictures),
         "the program": need.program,
     }
-    there = "" if need.free is None else f" of {gigabytes(need.free)} free on {need.device}"
-    rows = {
-        "memory": f"{gigabytes(need.total)} GB{there}" + ("" if need.fits else ": more than there is"),
-        "of that": "; ".join(f"{name}: {gigabytes(size)}" for name, size in parts.items() if size),
+    there = "" if need.free is None else f" of {in_bytes(need.free)} free on {need.device}"
+    return {
+        "memory": f"{in_bytes(need.total)}{there}" + ("" if need.fits else ": more than there is"),
+        "of that": "; ".join(f"{name}: {in_bytes(size)}" for name, size in parts.items() if size),
     }
-    return rows | ({"it helps": "; ".join(need.sentences)} if need.sentences else {})
 
 
 def drawing_rows(pictures: int, need: Need, about: Mapping[str, str]) -> dict[str, str]:
@@ -32,13 +34,8 @@ def drawing_rows(pictures: int, need: Need, about: Mapping[str, str]) -> dict[st
     return {**about, "takes": f"{seconds}; foretold from the configs"} | need_rows(need)
 
 
-def gigabytes(size: int) -> str:
-    """Bytes in GB, two digits behind the point for what is small."""
-    return f"{size / 1e9:.1f}" if size >= 1e9 else f"{size / 1e9:.2f}"
-
-
 def spell(seconds: float) -> str:
     """A time in the unit that a person would choose."""
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    return spell_minutes(seconds / 60)

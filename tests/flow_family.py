@@ -22,10 +22,9 @@ from difflora.errors import RequestError
 from difflora.models import objectives, prompts
 from difflora.models.clip import layer_features, tokenizers
 from difflora.models.family import EMBEDDED
-from difflora.models.opening import How, Source, load_networks, settle
+from difflora.models.opening import How, Source
 from difflora.models.sampling import sample
 from difflora.models.sd import Recommended
-from difflora.models.skeleton import empty_networks
 
 TIMES = 1000
 """Times run from 0, the picture, to so many, pure noise."""
@@ -126,13 +125,7 @@ class ToyFlow:
 
     def token_weights(self, text: str, spans: Sequence[tuple[int, int, float]]) -> Tensor:
         """(tokens,) how much each token counts."""
-        told = self.tokenizer(text, padding="max_length", truncation=True, return_offsets_mapping=True)
-        weights = torch.ones(len(told["offset_mapping"]))
-        for place, (start, end) in enumerate(told["offset_mapping"]):
-            for first, last, weight in spans:
-                if end > start and first <= start < last:
-                    weights[place] = weight
-        return weights
+        return prompts.token_weights(self.tokenizer, text, spans)
 
     def windows(self, prompt: str) -> int:
         """How many windows of the text encoder a prompt fills."""
@@ -211,16 +204,6 @@ class ToyFlow:
     def sample(self, cond: Mapping[str, Tensor], **how: object) -> Tensor:
         """Finished latents, see `sampling.sample`."""
         return sample(self, cond, **how)
-
-
-def open_base(source: Source, how: How) -> ToyFlow:
-    """Open a folder."""
-    return assemble(source, how, settle(load_networks(source, how), source, how))
-
-
-def blueprint(source: Source, how: How) -> ToyFlow:
-    """The same from the configs alone."""
-    return assemble(source, how, empty_networks(source, how.dtype))
 
 
 def assemble(source: Source, how: How, networks: Mapping[str, object]) -> ToyFlow:

@@ -24,7 +24,7 @@ from difflora.drawing.request import draw_files
 from difflora.errors import AdapterFileError, RequestError
 from difflora.events import Step, ignore
 from difflora.models.attach import attached, learning
-from difflora.models.family import BaseModel, blueprint, read_index, room_of
+from difflora.models.family import BaseModel, blueprint, open_source, read_index
 from difflora.models.objectives import spread_times
 from difflora.models.opening import Source, how_to_open
 from difflora.models.samplers import SAMPLERS
@@ -519,7 +519,7 @@ def test_a_single_file_draws_the_picture_of_its_folder(opened, base_folder, kind
     model, folder = opened(kind), base_folder(kind)
     file = as_single_file(folder, tmp_path / "one.safetensors", "sd1" if kind == "ztsnr" else kind)
     source = Source("one", folder, read_index(kind, folder), file)
-    one = room_of(source).open_base(source, how_to_open(BaseConfig(precision="fp32"), "cpu"))
+    one = open_source(source, how_to_open(BaseConfig(precision="fp32"), "cpu"))
     assert same_bits(numbers(one), numbers(model))
     assert torch.equal(draw(one, PROMPTS), draw(model, PROMPTS))
 
@@ -532,7 +532,7 @@ def test_a_single_files_own_word_on_what_it_predicts_is_taken(base_folder, tmp_p
         metadata = {"modelspec.prediction_type": said}
         file = as_single_file(folder, tmp_path / f"{said}.safetensors", kind, **metadata)
         source = Source(said, folder, read_index(kind, folder), file)
-        one = room_of(source).open_base(source, how_to_open(BaseConfig(precision="fp32"), "cpu"))
+        one = open_source(source, how_to_open(BaseConfig(precision="fp32"), "cpu"))
         assert one.scheduler.config.prediction_type == {"v": "v_prediction"}.get(said, said)
 
 

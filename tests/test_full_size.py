@@ -23,7 +23,7 @@ from difflora.adapters.networks import modules
 from difflora.adapters.original import weight_places
 from difflora.config import BaseConfig
 from difflora.models.clip import CONFIGS
-from difflora.models.family import EMBEDDED, BaseModel, open_model, read_index, room_of
+from difflora.models.family import EMBEDDED, BaseModel, blueprint_of, open_model, read_index
 from difflora.models.opening import Source, how_to_open
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ def full_size(family: str) -> BaseModel:
     folder = EMBEDDED["tiny"] if family == "tiny" else CONFIGS / family
     source = Source(family, folder, read_index(family, folder))
     with FakeTensorMode():
-        return room_of(source).blueprint(source, how_to_open(BaseConfig(precision="fp32"), "cpu"))
+        return blueprint_of(source, how_to_open(BaseConfig(precision="fp32"), "cpu"))
 
 
 @cache

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_adapter
@@ -343,6 +344,10 @@ def test_a_stack_that_was_set_while_drawing_can_be_set_afterwards(model, adapter
         with torch.inference_mode(False):
             stack.weights([[1.0] * 3, [0.0] * 3])
             stack.weights([1.0, 0.0, 0.5])
+        assert stack.table.shape[0] == 1
+        for own, weight, factors in zip((0, 1, 2), (1.0, 0.0, 0.5), stack.factors, strict=True):
+            start = sum(map(len, stack.factors[:own]))
+            assert np.allclose(stack.table[0, start : start + len(factors)], factors * weight)
 
 
 def test_a_blend_of_the_wrong_length_or_of_no_numbers_changes_nothing(model, adapters):

@@ -18,7 +18,7 @@ from difflora.drawing.prospect import Prospects, prospects
 from difflora.drawing.recipe import Style
 from difflora.errors import AdapterFileError, RequestError
 from difflora.events import Report
-from difflora.models.family import EMBEDDED, on_disk
+from difflora.models.family import on_disk
 from difflora.strength import Strength
 
 from .desk import Desk
@@ -162,7 +162,7 @@ def merge(desk: Desk, user: str, name: str, value: object, precision: str) -> Jo
         loras = [f"{style.path}:{style.asked}" for style in styles]
         budget = way.get("budget", DrawConfig().budget)
         made = merge_files(
-            loras, base if base in EMBEDDED else str(place), out, folder=desk.config.loras, budget=budget,
+            loras, base, out, folder=desk.config.loras, bases=desk.config.bases, budget=budget,
             precision=precision or None, report=report,
         )  # fmt: skip
         row = {key: part for key, part in made.row().items() if key != "file"}

@@ -11,7 +11,7 @@ from ..adapters.checkpoint import open_checkpoint
 from ..adapters.files import content_sha256, load_adapter
 from ..adapters.merge import Merged, check_constant, merge
 from ..adapters.target import check_target
-from ..config import Budget, demand
+from ..config import BaseConfig, Budget, demand
 from ..events import Report, ignore
 from ..models.family import on_disk, open_model
 from ..version import __version__
@@ -26,6 +26,7 @@ def merge_files(
     out: Path,
     *,
     folder: Path = Path("loras"),
+    bases: Path = Path("bases"),
     budget: Budget = "normalised",
     precision: str | None = None,
     overwrite: bool = False,
@@ -33,19 +34,19 @@ def merge_files(
 ) -> Merged:
     """Write a copy of a base with styles in its weights, and how it was made in its header; raises DiffloraError.
 
-    loras: NAME[:WEIGHT], looked up in `folder`; the same style twice is added twice. base: tiny, a diffusers folder, or
-    a single original file; budget: as in drawing, so that the copy draws what the styles did; precision: fp32, bf16 or
+    loras: NAME[:WEIGHT], looked up in `folder`; the same style twice is added twice. base: as --base takes it, its name
+    looked up in `bases`; budget: as in drawing, so that the copy draws what the styles did; precision: fp32, bf16 or
     fp16, the base's own unless given.
     """
     demand(bool(loras), "nothing to merge", "styles such as ink:0.7 gouache:0.4")
-    opened = open_checkpoint(on_disk(base))
+    opened = open_checkpoint(on_disk(base, bases))
     check_target(opened, Path(out), overwrite)
     styles = find_styles(loras, folder)
     for style in styles:
         check_constant(style.asked)
     files = {path: load_adapter(Path(path), opened.shapes, opened.family) for path in {s.path for s in styles}}
     adapters = [files[style.path] for style in styles]
-    styles = with_gains(styles, adapters, base, budget)
+    styles = with_gains(styles, adapters, BaseConfig(base=base, bases=bases), budget)
     recipe = {
         "verb": "merge", "sources": [source_row(style) for style in styles], "budget": budget, "base": base,
         "base_sha256": content_sha256(opened.path), "precision": precision, "version": __version__,
@@ -56,7 +57,7 @@ def merge_files(
     )  # fmt: skip
 
 
-def with_gains(styles: Sequence[Style], adapters: Sequence[Adapter], base: str, budget: Budget) -> list[Style]:
+def with_gains(styles: Sequence[Style], adapters: Sequence[Adapter], base: BaseConfig, budget: Budget) -> list[Style]:
     """The styles with what the budget makes of their weights, as it does when they are drawn with."""
     if budget == "sum":
         return list(styles)

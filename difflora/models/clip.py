@@ -71,8 +71,9 @@ def byte_points() -> list[int]:
     return shown + [256 + place for place in range(256 - len(shown))]
 
 
+@cache
 def clip_tokenizer(pad: str) -> Callable:
-    """CLIP's tokenizer with windows of 77 tokens."""
+    """CLIP's tokenizer with windows of 77 tokens; made once."""
     words, merges = vocabulary()
     return kind_of("transformers", "CLIPTokenizer")(
         vocab=dict(words), merges=list(merges), bos_token=START, eos_token=END, unk_token=END, pad_token=pad,

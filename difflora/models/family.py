@@ -22,7 +22,9 @@ from ..events import Report, ignore
 from .bases import EMBEDDED, Located, locate
 from .clip import CONFIGS
 from .hub import download
-from .opening import Source, best_device, how_to_open
+from .opening import How, Source, best_device, how_to_open, load_networks, settle
+from .single import load_single
+from .skeleton import empty_networks
 
 __all__ = [
     "EMBEDDED", "FAMILIES", "BaseModel", "base_sha256", "best_device", "blueprint", "on_disk", "open_model",
@@ -48,7 +50,6 @@ class BaseModel(Protocol):
     factor: int
     parts: Mapping[str, nn.Module]
     vae: nn.Module
-    scheduler: object
     device: torch.device
     dtype: torch.dtype
     recommended: object
@@ -135,8 +136,14 @@ def open_model(
     located = locate(config.base, config.bases)
     if located.path is None:
         located = replace(located, path=download(located, report))
-    source = source_of(located)
-    return room_of(source).open_base(source, how_to_open(config, device, clip_skip, report))
+    return open_source(source_of(located), how_to_open(config, device, clip_skip, report))
+
+
+def open_source(source: Source, how: How) -> BaseModel:
+    """The base that lies there; raises BaseModelError."""
+    room = room_of(source)
+    loaded = load_single(source, how) if source.file else load_networks(source, how)
+    return room.assemble(source, how, settle(loaded, source, how))
 
 
 def blueprint(base: str | BaseConfig, device: str | None = None) -> BaseModel:
@@ -150,8 +157,12 @@ def blueprint(base: str | BaseConfig, device: str | None = None) -> BaseModel:
         raise BaseModelError(
             f"base {located.name} is not here: expected its configs; open it once, which downloads it, then ask again"
         )
-    source = source_of(located)
-    return room_of(source).blueprint(source, how_to_open(config, device))
+    return blueprint_of(source_of(located), how_to_open(config, device))
+
+
+def blueprint_of(source: Source, how: How) -> BaseModel:
+    """The same from the configs alone: no weight is read, and none is what it would be."""
+    return room_of(source).assemble(source, how, empty_networks(source, how.dtype))
 
 
 def source_of(located: Located) -> Source:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,9 +51,6 @@ class Need:
     """Of a step, or of a picture; None where no pace is known."""
     free: int | None = None
     """Of the device now; None where that is not known."""
-    sentences: tuple[str, ...] = ()
-    reading: Reading = field(default=Reading(), repr=False)
-    """All that was counted."""
 
     @property
     def total(self) -> int:
@@ -68,9 +65,7 @@ class Need:
 
     def row(self) -> dict:
         """JSON-ready values, memory in bytes."""
-        found = asdict(self)
-        del found["reading"]
-        return found | {"total": self.total, "fits": self.fits, "weights": dict(self.weights)}
+        return asdict(self) | {"total": self.total, "fits": self.fits, "weights": dict(self.weights)}
 
 
 def training_need(
@@ -163,7 +158,7 @@ def total_need(base: Imagined, *, adapters: int, activations: int, pictures: int
     return Need(
         device=str(base.device), precision=base.precision, weights=weights, adapters=adapters, activations=activations,
         pictures=pictures, program=program, waiting=waiting(base, sum(weights.values()), free), flops=reading.flops,
-        free=free, reading=reading, **more,
+        free=free, **more,
     )  # fmt: skip
 
 
@@ -297,4 +292,5 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes of the device that are free now; None where that is not known."""
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)[0]
-    return memory()[1] if device.type == "cpu" else None
+    # An Apple GPU has the main memory.
+    return memory()[1] if device.type in ("cpu", "mps") else None

@@ -15,9 +15,7 @@ from ..adapters.files import SafetensorError
 from ..adapters.precision import DTYPES
 from ..config import BaseConfig
 from ..errors import BaseModelError
-from ..events import Progress, Report, ignore
-
-HALVES = (torch.float16, torch.bfloat16)
+from ..events import Note, Progress, Report, ignore
 
 
 @dataclass(frozen=True)
@@ -134,26 +132,26 @@ def variant(folder: Path) -> str | None:
     return "fp16" if files and all(".fp16" in name for name in files) else None
 
 
-def load_vae(asked: str, fallback: Path, channels: int, dtype: torch.dtype) -> nn.Module:
+def load_vae(asked: str, fallback: Path, channels: int, how: How) -> nn.Module:
     """Another autoencoder: a file, a folder or a hub id; fallback: configs for a file.
 
     BaseModelError for what is none, or one of other latents.
     """
-    from diffusers import AutoencoderKL
-
+    kind, dtype = kind_of("diffusers", "AutoencoderKL"), how.dtype
     place = Path(asked).expanduser()
     with one_line(f"--vae {asked}"):
         if place.is_file():
-            vae = AutoencoderKL.from_single_file(
+            vae = kind.from_single_file(
                 str(place), config=str(fallback), subfolder="vae", torch_dtype=dtype, local_files_only=True
             )
         elif place.is_dir():
             inner = "vae" if (place / "vae").is_dir() else None
-            vae = AutoencoderKL.from_pretrained(
+            vae = kind.from_pretrained(
                 place, subfolder=inner, dtype=dtype, variant=variant(place / (inner or "")), local_files_only=True
             )
         elif asked.count("/") == 1 and not asked.startswith((".", "/", "~")):
-            vae = AutoencoderKL.from_pretrained(asked, dtype=dtype)
+            how.report(Note(f"--vae {asked}: downloaded into the hub's cache unless it is there: up to 0.4 GB"))
+            vae = kind.from_pretrained(asked, dtype=dtype)
         else:
             raise BaseModelError(f"--vae {asked}: no such file or folder; expected an autoencoder, or a hub id")
     if any(parameter.is_meta for parameter in vae.parameters()):
@@ -168,7 +166,7 @@ def settle(loaded: dict[str, object], source: Source, how: How) -> dict[str, obj
     """The networks frozen, on their device, computing as asked; the VAE may be another one."""
     config = how.config
     if config.vae:
-        loaded["vae"] = load_vae(config.vae, source.folder, loaded["vae"].config.latent_channels, how.dtype)
+        loaded["vae"] = load_vae(config.vae, source.folder, loaded["vae"].config.latent_channels, how)
     elif how.dtype == torch.float16 and loaded["vae"].config.get("force_upcast", False):
         # SDXL's overflows in float16.
         loaded["vae"].float()
@@ -211,6 +209,6 @@ def use_xformers(unet: nn.Module) -> None:
         raise BaseModelError(
             '--attention xformers: it is not installed; expected it here; pip install "difflora[xformers]"'
         ) from None
-    except (ValueError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise BaseModelError(f"--attention xformers: {first}; leave it out to use PyTorch's own attention") from None

@@ -43,6 +43,17 @@ def is_plain(tokenizer: Callable, text: str) -> bool:
     return without_marks(text) == text and windows(tokenizer, text) == 1
 
 
+def token_weights(tokenizer: Callable, text: str, spans: Sequence[tuple[int, int, float]]) -> Tensor:
+    """(tokens,) how much each token of a window counts: the weight of the (start, end, weight) it is in, else 1."""
+    told = tokenizer(text, padding="max_length", truncation=True, return_offsets_mapping=True)
+    weights = torch.ones(len(told["offset_mapping"]))
+    for place, (start, end) in enumerate(told["offset_mapping"]):
+        for first, last, weight in spans:
+            if end > start and first <= start < last:
+                weights[place] = weight
+    return weights
+
+
 def weighted_features(
     tokenizer: Callable,
     encode: Callable[[Tensor, Tensor | None], Tensor],

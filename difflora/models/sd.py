@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from ..errors import RequestError
 from . import objectives, prompts
 from .clip import layer_features, tokenizers
-from .opening import How, Source, load_networks, settle
+from .opening import How, Source
 from .samplers import SAMPLERS, make_sampler
 from .sampling import OnStep, sample
-from .single import load_single
-from .skeleton import empty_networks
 
 PIXELS_AT_ONCE = 512 * 512
 """So many are encoded or decoded at once, or one picture: of a picture of 512 px a full-size autoencoder's first level
@@ -173,13 +171,7 @@ class StableDiffusion:
 
     def token_weights(self, text: str, spans: Sequence[tuple[int, int, float]]) -> Tensor:
         """(tokens,) how much each token of `text` counts: the weight of the (start, end, weight) it is in, else 1."""
-        told = self.tokenizer(text, padding="max_length", truncation=True, return_offsets_mapping=True)
-        weights = torch.ones(len(told["offset_mapping"]))
-        for place, (start, end) in enumerate(told["offset_mapping"]):
-            for first, last, weight in spans:
-                if end > start and first <= start < last:
-                    weights[place] = weight
-        return weights
+        return prompts.token_weights(self.tokenizer, text, spans)
 
     def windows(self, prompt: str) -> int:
         """How many windows of the text encoder a prompt fills."""
@@ -266,17 +258,6 @@ class StableDiffusion:
 def at_once(pixels: int) -> int:
     """How many pictures of so many pixels go through the autoencoder together."""
     return max(1, PIXELS_AT_ONCE // pixels)
-
-
-def open_base(source: Source, how: How) -> StableDiffusion:
-    """Open a diffusers folder or a single file; raises BaseModelError."""
-    loaded = load_single(source, how) if source.file else load_networks(source, how)
-    return assemble(source, how, settle(loaded, source, how))
-
-
-def blueprint(source: Source, how: How) -> StableDiffusion:
-    """The same from the configs alone: no weight is read, and none is what it would be."""
-    return assemble(source, how, empty_networks(source, how.dtype))
 
 
 def assemble(source: Source, how: How, networks: Mapping[str, object]) -> StableDiffusion:

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from . import objectives, prompts
 from .clip import layer_features, tokenizers
-from .opening import How, Source, load_networks, settle
+from .opening import How, Source
 from .sd import Recommended, StableDiffusion
-from .single import load_single
-from .skeleton import empty_networks
 
 BOTH = ("text_encoder", "text_encoder_2")
 
@@ -100,17 +98,6 @@ class StableDiffusionXL(StableDiffusion):
             features = torch.where(some.view(-1, 1, 1), features, 0)
             pooled = torch.where(some.view(-1, 1), pooled, 0)
         return {"encoder_hidden_states": features, "text_embeds": pooled}
-
-
-def open_base(source: Source, how: How) -> StableDiffusionXL:
-    """Open a diffusers folder or a single file; raises BaseModelError."""
-    loaded = load_single(source, how) if source.file else load_networks(source, how)
-    return assemble(source, how, settle(loaded, source, how))
-
-
-def blueprint(source: Source, how: How) -> StableDiffusionXL:
-    """The same from the configs alone: no weight is read, and none is what it would be."""
-    return assemble(source, how, empty_networks(source, how.dtype))
 
 
 def assemble(source: Source, how: How, networks: Mapping[str, object]) -> StableDiffusionXL:

@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from ..adapters.stream import Table, read_table
 from ..errors import BaseModelError
 from ..events import Note, Progress
+from .clip import tokenizers
 from .opening import How, Source, kind_of, load_scheduler, one_line
 
 V, EPSILON = "v_prediction", "epsilon"
 LEAST_LIKENESS = 0.5
 
 
-def load_single(source: Source, how: How) -> dict[str, nn.Module]:
+def load_single(source: Source, how: How) -> dict[str, object]:
     """Every network of the file by its name, and the schedule it was trained with; raises BaseModelError."""
-    from .clip import tokenizers
-
     how.report(Progress(f"opening {source.name}", 0, 1))
     kind = kind_of("diffusers", source.index["_class_name"])
     scheduler = load_scheduler(source)
@@ -33,7 +32,7 @@ def load_single(source: Source, how: How) -> dict[str, nn.Module]:
             str(source.file), config=str(source.folder), torch_dtype=how.dtype, local_files_only=True,
             scheduler=scheduler, **words,
         )  # fmt: skip
-    networks = {name: getattr(pipe, name) for name in source.networks}
+    networks: dict[str, object] = {name: getattr(pipe, name) for name in source.networks}
     for name, network in networks.items():
         if lost := [path for path, tensor in network.named_parameters() if tensor.is_meta]:
             raise BaseModelError(

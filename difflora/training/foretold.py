@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import BaseConfig, TrainConfig
+from ..config import TrainConfig
 from ..events import Report, ignore
 from ..models.bases import locate
 from ..models.imagined import NAMES, Imagined, imagined
@@ -13,7 +13,7 @@ from ..models.opening import how_to_open
 from ..models.pace import Pace, speed
 from .data import StyleDataset, read_folder
 from .judge import rows_of_checkpoint
-from .plan import Plan, make_plan
+from .plan import Plan, base_of, make_plan
 
 FORWARD = 1 / 3
 """The way through the network without learning, as a share of a step: the way back is twice as long."""
@@ -26,7 +26,7 @@ def plan_training(config: TrainConfig, report: Report = ignore) -> tuple[Plan, N
     """
     locate(config.base, config.bases)
     data = read_folder(config.images, config.trigger, report)
-    asked = BaseConfig(base=config.base, bases=config.bases, vae=config.vae, precision=config.precision)
+    asked = base_of(config)
     how = how_to_open(asked)
     pace = speed(how.device, NAMES[how.dtype])
     with imagined(asked) as base:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from ..config import TrainConfig
+from ..config import BaseConfig, TrainConfig
 from ..models.family import BaseModel
 from .buckets import table
 from .data import StyleDataset
@@ -57,6 +57,11 @@ class Plan:
         """What repeating the training needs: everything that decides the result, whoever chose it."""
         apart = {"base", "device", "captions", "trigger", "buckets", "reasons", "minutes", "memory"}
         return {name: value for name, value in self.row().items() if name not in apart}
+
+
+def base_of(config: TrainConfig) -> BaseConfig:
+    """The base that a training asks for."""
+    return BaseConfig(base=config.base, bases=config.bases, vae=config.vae, precision=config.precision)
 
 
 def make_plan(config: TrainConfig, model: BaseModel, data: StyleDataset) -> Plan:

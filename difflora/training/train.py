@@ -12,7 +12,7 @@ import torch
 from .. import emphasis
 from ..adapters.edits import replace_style
 from ..adapters.files import writable_folder
-from ..config import BaseConfig, TrainConfig, as_row, check_name
+from ..config import TrainConfig, as_row, check_name
 from ..errors import OutputError
 from ..events import Event, Failed, Note, Paused, Progress, Report, Saved, Started, ignore
 from ..models.attach import learning
@@ -30,7 +30,7 @@ from .encoded import Encoded
 from .kept import record
 from .lessons import write_lessons
 from .loop import Loop, Stop
-from .plan import Plan, make_plan
+from .plan import Plan, base_of, make_plan
 from .probe import measured
 from .runs import Run, open_run
 
@@ -117,8 +117,7 @@ def survey_and_plan(
 
 def open_base(config: TrainConfig, report: Report) -> BaseModel:
     """The base as a training asks for it."""
-    asked = BaseConfig(base=config.base, bases=config.bases, vae=config.vae, precision=config.precision)
-    return open_model(asked, clip_skip=config.clip_skip, report=report)
+    return open_model(base_of(config), clip_skip=config.clip_skip, report=report)
 
 
 def split(data: StyleDataset, holdout: int, seed: int) -> tuple[StyleDataset, StyleDataset]:
