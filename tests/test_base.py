@@ -93,7 +93,7 @@ def test_its_tokenizer_knows_capitals_strange_letters_and_long_prompts(tiny):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("no-such-folder", "no base of that name"), ("tests", "no model_index.json"), ("./a/b", "nothing there")],
+    [("no-such-folder", "no base of that name"), ("tests", "no model_index.json"), ("./a/b", "no such folder")],
 )
 def test_a_base_that_is_not_there_is_one_line(name, words, monkeypatch):
     monkeypatch.chdir(FOLDER.parents[2])
