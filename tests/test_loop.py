@@ -16,6 +16,7 @@ from difflora.adapters.files import content_sha256, load_adapter
 from difflora.config import TrainConfig
 from difflora.errors import OutputError, RequestError
 from difflora.events import Best, Event, Note, Paused, Scored, Step
+from difflora.models.attach import learning
 from difflora.models.sd import StableDiffusion
 from difflora.training import judge
 from difflora.training.again import at_its_step, prepare_again, read_recipe, repeated
@@ -23,7 +24,7 @@ from difflora.training.choose import use_checkpoint, used_step
 from difflora.training.control import add_steps, ask
 from difflora.training.loop import Average, Loop
 from difflora.training.runs import Run
-from difflora.training.train import prepare, split, train
+from difflora.training.train import encoded_sets, prepare, split, train
 
 
 @pytest.fixture
@@ -207,6 +208,29 @@ def test_losses_that_only_fluctuate_are_left_alone(config, model):
     seen: list[Event] = []
     train(training, seen.append)
     assert "back to step" not in notes(seen)
+
+
+def first_gradients(config: TrainConfig, model: StableDiffusion) -> torch.Tensor:
+    """The gradients of the first step, all factors in a row."""
+    training = prepare(config, model=model)
+    data, _ = encoded_sets(training, lambda event: None)
+    paths = model.targets(config.targets, config.text_encoder)
+    with learning(model.parts, paths, 3, 2.0, config.seed) as layers:
+        loop = Loop(training, layers, data, lambda event: None)
+        loop.gradients(0)
+        return torch.cat([p.grad.flatten() for p in layers.parameters() if p.grad is not None])
+
+
+def test_gradients_too_small_for_float16_are_not_lost(config, monkeypatch):
+    found, whole = {}, StableDiffusion.loss_at
+    monkeypatch.setattr(StableDiffusion, "loss_at", lambda *of: whole(*of) * 1e-3)
+    for dtype in (torch.float32, torch.float16):
+        model = random_model()
+        for network in (*model.parts.values(), model.vae):
+            torch.nn.Module.to(network, dtype)
+        found[dtype] = first_gradients(replace(config, name=str(dtype)[6:]), model)
+    exact, half = found.values()
+    assert (half - exact).norm() < 0.05 * exact.norm()
 
 
 def test_the_average_follows_slowly_and_leaves_the_factors_as_they_are():

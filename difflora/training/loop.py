@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 SAVE_SECONDS = 30
 MENDS, WINDOW, EXPLODED = 3, 16, 3.0
+# Gradients below 6e-8 are nothing in float16, and those of a mean are small (Micikevicius et al. 2018, arXiv
+# 1710.03740). A fixed scale: those of a mean are never large, and an overflow would be mended like any other.
+HALF_SCALE = 4096.0
 Stop = Callable[[], bool]
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -196,11 +199,14 @@ class Loop:
         shapes = {place: group.latents.shape[1:] for group in groups for place in group.places}
         noise = [torch.randn(shapes[place], generator=rng) for place in range(len(rows))]
         losses = torch.zeros(len(rows))
+        scale = HALF_SCALE if self.model.dtype == torch.float16 else 1.0
         for part in parts(groups, self.fit.micro):
             part_noise = torch.stack([noise[place] for place in part.places]).to(part.latents)
             loss = self.model.loss_at(part.latents, part.cond, times[part.places], part_noise)
-            self.accelerator.backward(loss.sum() / len(rows))
+            self.accelerator.backward(loss.sum() * (scale / len(rows)))
             losses[part.places] = loss.detach().float().cpu()
+        if scale != 1:
+            torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], 1 / scale)
         return losses
 
     def mend(self, step: int) -> int:
