@@ -20,6 +20,7 @@ from difflora.errors import BaseModelError, RequestError
 from difflora.models.clip import clip_tokenizer
 from difflora.models.family import blueprint, open_model
 from difflora.models.gates import attached
+from difflora.models.opening import How, offloads
 from difflora.models.resident import home
 from difflora.models.samplers import SAMPLERS, betas, make_sampler, sampler_name
 from difflora.models.single import EPSILON, V, answered, told
@@ -54,6 +55,21 @@ def test_layers_that_wait_in_main_memory_draw_the_same_picture_and_take_styles(s
         folded = model.draw(["a cat"], [""], **HOW)
     assert not torch.equal(gated, plain) and torch.allclose(gated, folded, atol=1e-3)
     assert torch.equal(model.draw(["a cat"], [""], **HOW), plain)
+
+
+@pytest.mark.parametrize(("offload", "free", "waits"), [(None, 7e9, True), (None, 9e9, False), (False, 7e9, False)])
+def test_layers_wait_by_themselves_only_where_they_may_and_memory_is_short(monkeypatch, offload, free, waits):
+    how = How(torch.device("cuda"), torch.float32, BaseConfig(offload=offload))
+    network = torch.nn.Linear(1 << 15, 48_000, device="meta")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 24e9))
+    assert offloads([network], how) is waits
+
+
+def test_a_base_too_large_for_the_device_that_has_to_hold_it_is_one_line(monkeypatch):
+    how = How(torch.device("cuda"), torch.float32, BaseConfig(offload=False))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4e9, 24e9))
+    with pytest.raises(BaseModelError, match=r"takes 6\.3 GB and cuda has 4\.0 GB free; expected room"):
+        offloads([torch.nn.Linear(1 << 15, 48_000, device="meta")], how)
 
 
 def test_a_style_lies_where_a_layer_computes_not_where_it_waits(sd1):

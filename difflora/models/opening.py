@@ -183,12 +183,20 @@ def settle(loaded: dict[str, object], source: Source, how: How) -> dict[str, obj
 
 
 def offloads(networks: Sequence[nn.Module], how: How) -> bool:
-    """Whether layers wait in main memory: when asked to, or when the device's free memory does not hold them all."""
-    if how.config.offload is not None or how.device.type != "cuda":
+    """Whether layers wait in main memory: when asked to, or when the device's free memory does not hold them all.
+
+    BaseModelError where they may not wait and the device does not hold them.
+    """
+    if how.config.offload or how.device.type != "cuda":
         return bool(how.config.offload)
     size = sum(tensor.nbytes for network in networks for tensor in network.parameters())
     free, _ = torch.cuda.mem_get_info(how.device)
-    return size > 0.8 * free
+    if how.config.offload is False and size > free:
+        raise BaseModelError(
+            f"the base takes {size / 1e9:.1f} GB and {how.device} has {free / 1e9:.1f} GB free; expected room for all "
+            "of it: end what else uses the device, or open it with --precision bf16"
+        )
+    return how.config.offload is None and size > 0.8 * free
 
 
 def offload(network: nn.Module, device: torch.device) -> None:

@@ -60,8 +60,8 @@ class Plan:
 
 
 def base_of(config: TrainConfig) -> BaseConfig:
-    """The base that a training asks for."""
-    return BaseConfig(base=config.base, bases=config.bases, vae=config.vae, precision=config.precision)
+    """The base that a training asks for, all of it on the device: what is learnt cannot wait in main memory."""
+    return BaseConfig(base=config.base, bases=config.bases, vae=config.vae, precision=config.precision, offload=False)
 
 
 def make_plan(config: TrainConfig, model: BaseModel, data: StyleDataset) -> Plan:
