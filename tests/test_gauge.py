@@ -69,3 +69,14 @@ def test_reading_costs_less_than_a_millisecond():
         read.read()
     assert (time.perf_counter() - start) / 100 < 1e-3
     assert cores() >= 1
+
+
+def test_a_gpu_is_asked_for_its_load_twice_a_second_at_most(monkeypatch, clock):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1e9)
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: asked.append(device) or 40)
+    read = Gauge(torch.device("cuda"))
+    for wall in (100.0, 100.2, 100.4, 100.6, 100.8, 101.2):
+        clock["wall"] = wall
+        assert read.read() == (1.0, 0.4)
+    assert len(asked) == 3

@@ -28,6 +28,8 @@ def measured(plan: Plan, config: TrainConfig, model: BaseModel) -> Plan:
     """
     fit = Fit(model, plan.micro_batch, plan.gradient_checkpointing)
     reasons = list(plan.reasons)
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
     paths = model.targets(config.targets, config.text_encoder)
     with learning(model.parts, paths, plan.rank, plan.alpha, config.seed) as layers:
         while True:
@@ -77,12 +79,13 @@ def timed(plan: Plan, config: TrainConfig, model: BaseModel, layers: Learning, m
 
 
 def clock(work, device: torch.device, times: int = 1) -> float:
-    """Seconds of one call, the device's own work waited for."""
+    """Seconds of one call, the device's own work waited for, that of before too."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
+    wait(device)
     start = time.perf_counter()
     for _ in range(times):
         work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait(device)
     return (time.perf_counter() - start) / times
 
 

@@ -131,8 +131,9 @@ def train(training: Training, report: Report = ignore, stop: Stop = lambda: Fals
     """Learn until the plan's last step or until `stop()`; the same call goes on where the last one was stopped.
 
     Interrupted and resumed, every number of the adapter is the same bit for bit as without interruption (on the same
-    machine with as many threads); what `control.ask` asks for in between changes none either. Takes turns with who
-    draws on the same device. RequestError when another process trains this run.
+    machine with as many threads; on a GPU, whose sums have no fixed order, as near as a second run is); what
+    `control.ask` asks for in between changes none either. Takes turns with who draws on the same device. RequestError
+    when another process trains this run.
     """
     run, turns = training.run, Turns(training.config.runs / ".turns")
     board = Board(run.folder / "tensorboard") if training.config.tensorboard else None
