@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from . import autoencoder, compose
-from .progress import Ema, Record, autocast, load_state, save_state
+from . import autoencoder, compose, scenes
+from .progress import Course, Ema, Record, autocast, compiled, here, load_state, save_state
 
 TOKENS = 32
 WIDTH = 192
 VOCABULARY = Path(__file__).with_name("vocabulary.json")
-EMA_DECAY, EMA_EVERY = 0.996, 4
-# What is learnt first; a wider list wants more samples.
-CONCEPTS = set(Path(__file__).with_name("concepts.txt").read_text(encoding="utf-8").splitlines())
-# Six drawings of one thing under one name blur into each other; three can be learnt apart in hours.
-SETS = {"noto", "twemoji", "fluent flat"}
-# Share of training pictures on white; the rest stand on a colour that the caption names.
-WHITE = 0.92
+EMA_DECAY = 0.999
+NAMELESS = 0.1
+"""Share of pictures that are learnt without a caption, for guidance."""
 
 
 class Drawer(nn.Module):
@@ -44,6 +39,8 @@ class Drawer(nn.Module):
         )  # fmt: skip
         self.unet = UNet2DConditionModel(
             sample_size=16,
+            in_channels=autoencoder.CHANNELS,
+            out_channels=autoencoder.CHANNELS,
             block_out_channels=(96, 192, 256),
             layers_per_block=1,
             cross_attention_dim=WIDTH,
@@ -54,7 +51,7 @@ class Drawer(nn.Module):
         )
 
     def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
-        """(B, 4, h, w), (B,), (B, 32) -> the predicted velocity (B, 4, h, w)."""
+        """(B, C, h, w), (B,), (B, 32) -> the predicted velocity (B, C, h, w)."""
         return self.unet(noisy, times, self.text_encoder(tokens).last_hidden_state).sample
 
 
@@ -121,80 +118,66 @@ def tokenizer(rows: list[dict]) -> CLIPTokenizer:
 
 @dataclass(frozen=True)
 class Pool:
-    """Encoded pictures and the parts their captions are made of."""
+    """Encoded pictures with the ways their captions are written."""
 
     latents: Tensor
-    """(N, 4, h, w) float16, normalised per channel."""
-    texts: list[str]
-    sets: list[str]
+    """(N, C, h, w) float16, normalised per channel."""
+    tokens: Tensor
+    """(N, 4, 32): plain, plain, with the set's name, with the set's name."""
+    weights: Tensor
+    singles: Tensor
+    """Rows of the pictures that stand by themselves: the first of the pool."""
     mean: Tensor
     std: Tensor
 
 
-def article(name: str) -> str:
-    """The name with its article."""
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+def plan(sources: Tensor, rows: list[dict], work: Path, count: int) -> None:
+    """Lay out every picture and `count` scenes and write their captions in tokens, once: work/plan.pt."""
+    path = work / "plan.pt"
+    if path.exists():
+        return
+    laid = scenes.plan(rows, *scenes.hues(sources), count)
+    words = tokenizer(rows)
+    flat = [text for ways in laid.captions() for text in ways]
+    tokens = [
+        torch.from_numpy(
+            words(flat[i : i + 20_000], padding="max_length", truncation=True, return_tensors="np").input_ids
+        )
+        for i in range(0, len(flat), 20_000)
+    ]
+    save(path, laid.tensors() | {"tokens": torch.cat(tokens).short().view(-1, 4, TOKENS)})
 
 
-def place(rgba: Tensor, scale: float) -> Tensor:
-    """One picture (4, H, W) at `scale` of its size in the middle."""
-    theta = torch.tensor([[[1 / scale, 0, 0], [0, 1 / scale, 0]]], dtype=torch.float32)
-    grid = F.affine_grid(theta, [1, *rgba.shape], align_corners=False)
-    return F.grid_sample(rgba[None], grid, padding_mode="zeros", align_corners=False)[0]
-
-
-def compositions(pictures: np.ndarray, rows: list[dict]) -> Iterator[tuple[Tensor, str, str]]:
-    """(picture (3, 128, 128) in 0..1, caption, set): each picture on white, then each on a colour, in a fixed order."""
-    rng = np.random.default_rng(0)
-    colours = list(compose.PALETTE)
-    chosen = [i for i, row in enumerate(rows) if row["name"] in CONCEPTS and row["set"] in SETS]
-    for i in chosen:
-        rgba = autoencoder.as_tensor(pictures[i : i + 1])
-        yield compose.over(rgba, torch.ones(1, 3, 128, 128))[0], rows[i]["name"], rows[i]["set"]
-    for i in chosen:
-        name = colours[rng.integers(len(colours))]
-        ground = torch.tensor(compose.PALETTE[name]).view(1, 3, 1, 1).expand(1, 3, 128, 128)
-        rgba = place(autoencoder.as_tensor(pictures[i : i + 1])[0], rng.uniform(0.7, 0.9))
-        yield compose.over(rgba[None], ground)[0], f"{rows[i]['name']}, {name} background", rows[i]["set"]
-
-
-def make_pool(model: AutoencoderKL, pictures: np.ndarray, rows: list[dict], work: Path, px: int) -> Pool:
-    """Encode the pool once; kept in work/pool.pt."""
+def make_pool(model: AutoencoderKL, sources: Tensor, work: Path, px: int) -> Pool:
+    """Draw and encode the plan once; kept in work/pool.pt."""
     path = work / "pool.pt"
     if not path.exists():
-        latents, texts, sets, waiting = [], [], [], []
-        for picture, text, label in compositions(pictures, rows):
-            waiting.append(picture)
-            texts.append(text)
-            sets.append(label)
-            if len(waiting) == 64:
-                latents.append(encode(model, torch.stack(waiting), px))
-                waiting = []
-        if waiting:
-            latents.append(encode(model, torch.stack(waiting), px))
+        laid = torch.load(work / "plan.pt", weights_only=True)
+        model, latents, batch = model.to(sources.device), [], 128
+        for start in range(0, len(laid["things"]), batch):
+            pictures = scenes.draw(laid, slice(start, start + batch), sources, px)
+            latents.append(encode(model, pictures).half())
         stacked = torch.cat(latents)
-        mean, std = stacked.mean((0, 2, 3)), stacked.std((0, 2, 3))
+        mean, std = stacked.float().mean((0, 2, 3)), stacked.float().std((0, 2, 3))
         normal = (stacked - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
-        torch.save({"latents": normal.half(), "texts": texts, "sets": sets, "mean": mean, "std": std}, path)
+        kept = {name: laid[name] for name in ("tokens", "weights", "singles")}
+        kept |= {"latents": normal.half(), "mean": mean, "std": std}
+        save(path, {name: value.cpu() for name, value in kept.items()})
     return Pool(**torch.load(path, weights_only=True))
 
 
+def save(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write the file whole or not at all."""
+    part = path.with_suffix(".part")
+    torch.save(tensors, part)
+    part.replace(path)
+
+
 @torch.inference_mode()
-def encode(model: AutoencoderKL, pictures: Tensor, px: int) -> Tensor:
-    """(B, 3, H, W) in 0..1 -> latents (B, 4, px / 4, px / 4) in float32."""
-    small = F.interpolate(pictures, size=(px, px), mode="area") * 2 - 1
-    return model.encode(small).latent_dist.mode().float()
-
-
-def caption(text: str, label: str, chance: float) -> str:
-    """One of the ways a caption is written; `chance` in 0..1 decides which."""
-    if chance < 0.1:
-        return ""
-    if chance < 0.35:
-        return text
-    if chance < 0.55:
-        return article(text)
-    return f"{text if chance < 0.75 else article(text)}, {label} style"
+def encode(model: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) in 0..1 -> latents (B, C, H / 8, W / 8)."""
+    with autocast(pictures.device.type):
+        return model.encode(pictures * 2 - 1).latent_dist.mode().float()
 
 
 def draw_times(count: int, rng: torch.Generator) -> Tensor:
@@ -202,55 +185,89 @@ def draw_times(count: int, rng: torch.Generator) -> Tensor:
 
     One in each of `count` equal slices: the same mean with less noise in the loss.
     """
-    even = (torch.arange(count) + torch.rand(count, generator=rng)) / count
+    even = (torch.arange(count, device=rng.device) + compose.rand(count, rng=rng)) / count
     shaped = torch.sigmoid(0.5 + 1.2 * torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)))
-    return torch.where(torch.rand(count, generator=rng) < 0.2, even, shaped)
+    return torch.where(compose.rand(count, rng=rng) < 0.2, even, shaped)
+
+
+class Batches:
+    """Noisy latents, times, tokens and velocities, drawn from a pool on its device."""
+
+    def __init__(self, pool: Pool, end: int, seed: int) -> None:
+        self.device = here()
+        self.latents = pool.latents.to(self.device)
+        self.tokens = pool.tokens.to(self.device)
+        self.edges = pool.weights.double().cumsum(0).to(self.device)
+        self.alphas = scheduler().alphas_cumprod.to(self.device)
+        self.empty = torch.full((TOKENS,), end, dtype=torch.short, device=self.device)
+        self.empty[0] = end - 1
+        self.rng = torch.Generator(self.device).manual_seed(seed)
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, C, h, w), (B,), (B, 32) and the velocity to predict (B, C, h, w)."""
+        rng, device = self.rng, self.device
+        spots = torch.rand(count, generator=rng, device=device, dtype=torch.float64) * self.edges[-1]
+        chosen = torch.searchsorted(self.edges, spots).clamp_max(len(self.latents) - 1)
+        ways = torch.randint(4, (count,), generator=rng, device=device)
+        tokens = self.tokens[chosen, ways]
+        tokens = torch.where((compose.rand(count, rng=rng) < NAMELESS)[:, None], self.empty, tokens).long()
+        times = (draw_times(count, rng) * len(self.alphas)).long().clamp_max(len(self.alphas) - 1)
+        clean = self.latents[chosen].float()
+        noise = torch.randn(clean.shape, generator=rng, device=device)
+        signal, spread = (x.view(-1, 1, 1, 1) for x in (self.alphas[times].sqrt(), (1 - self.alphas[times]).sqrt()))
+        return signal * clean + spread * noise, times, tokens, signal * noise - spread * clean
 
 
 def train(
-    pictures: np.ndarray, rows: list[dict], work: Path, px: int, samples: int, batch: int = 16, rate: float = 4e-4
+    pool: Pool,
+    rows: list[dict],
+    work: Path,
+    course: Course,
+    batch: int = 16,
+    rate: float = 4e-4,
+    look: Callable | None = None,
 ) -> None:
-    """Train until `samples` pictures were seen, resuming from work/denoiser.pt; the last third cools down."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pool = make_pool(autoencoder.load(work), pictures, rows, work, px)
+    """Train to the end of the course, resuming from work/denoiser.pt; the last third cools down.
+
+    `look(model, course)` is called with the averaged weights at each sixth, after saving.
+    """
+    device = here()
     words = tokenizer(rows)
     torch.manual_seed(0)
     model = Drawer(len(words), words.eos_token_id).to(device)
     # One pass over the weights instead of ten: a quarter of a step on a CPU.
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     ema = Ema(model, EMA_DECAY)
-    seen = load_state(work / "denoiser.pt", model, optimizer, ema)
-    record = Record(work / "denoiser.jsonl", samples)
-    alphas = scheduler().alphas_cumprod.to(device)
-    latents = pool.latents.float().to(device)
-    saved = time.monotonic()
-    while seen < samples:
-        rng = torch.Generator().manual_seed(seen)
-        half = len(latents) // 2
-        chosen = torch.randint(half, (batch,), generator=rng)
-        chosen += half * (torch.rand(batch, generator=rng) >= WHITE)
-        chances = torch.rand(batch, generator=rng).tolist()
-        texts = [caption(pool.texts[i], pool.sets[i], c) for i, c in zip(chosen.tolist(), chances, strict=True)]
-        tokens = words(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
-        times = (draw_times(batch, rng) * len(alphas)).long().clamp_max(len(alphas) - 1).to(device)
-        clean, noise = latents[chosen.to(device)], torch.randn(batch, *latents.shape[1:], generator=rng).to(device)
-        signal, spread = (x.view(-1, 1, 1, 1) for x in (alphas[times].sqrt(), (1 - alphas[times]).sqrt()))
+    load_state(work / "denoiser.pt", model, optimizer, ema, course)
+    model.unet.to(memory_format=torch.channels_last)
+    record = Record(work / "denoiser.jsonl", course)
+    batches = Batches(pool, words.eos_token_id, course.seen)
+    forward, saved, looked = compiled(model.unet), time.monotonic(), int(6 * course.done)
+    while course.done < 1:
+        noisy, times, tokens, velocity = batches.draw(batch)
+        warm = min(1, (course.seen / batch + 1) / 400)
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (seen + batch) / 9600) * min(1, max(0.01, 3 * (samples - seen) / samples))
+            group["lr"] = rate * warm * min(1, max(0.01, 3 * (1 - course.done)))
         with autocast(device):
-            velocity = model(signal * clean + spread * noise, times, tokens)
-        loss = (velocity.float() - (signal * noise - spread * clean)).square().mean()
+            states = model.text_encoder(tokens).last_hidden_state
+            found = forward(noisy.to(memory_format=torch.channels_last), times, states).sample
+        loss = (found.float() - velocity).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        seen += batch
-        if seen // batch % EMA_EVERY == 0:
-            ema.update(model)
-        record.add(seen, loss.item())
-        if time.monotonic() - saved > 300 or seen >= samples:
-            save_state(work / "denoiser.pt", model, optimizer, ema, seen)
+        ema.update(model)
+        course.seen += batch
+        record.add(loss)
+        if look and int(6 * course.done) > looked:
+            looked = int(6 * course.done)
+            save_state(work / "denoiser.pt", model, optimizer, ema, course)
+            with ema.applied(model):
+                record.note(**look(model, course))
+        if time.monotonic() - saved > 300:
+            save_state(work / "denoiser.pt", model, optimizer, ema, course)
             saved = time.monotonic()
+    save_state(work / "denoiser.pt", model, optimizer, ema, course)
 
 
 def load(rows: list[dict], work: Path) -> tuple[Drawer, CLIPTokenizer, int]:
@@ -261,3 +278,12 @@ def load(rows: list[dict], work: Path) -> tuple[Drawer, CLIPTokenizer, int]:
     seen = load_state(work / "denoiser.pt", model, None, ema)
     ema.copy_to(model)
     return model.eval().requires_grad_(False), words, seen
+
+
+def warm(rows: list[dict], batch: int) -> None:
+    """Compile the denoiser's step for the GPU into the compiler's cache, while other work goes on."""
+    few = torch.zeros(1, autoencoder.CHANNELS, 16, 16, dtype=torch.half)
+    tokens, one = torch.zeros(1, 4, TOKENS, dtype=torch.short), torch.ones(1)
+    pool = Pool(few, tokens, one, torch.zeros(1), torch.zeros(1), torch.zeros(1))
+    with TemporaryDirectory() as work:
+        train(pool, rows, Path(work), Course(2 * batch), batch, 1e-4)

@@ -17,17 +17,8 @@ from difflora.training.cache import as_pixels
 from difflora.training.data import read_folder, square
 from difflora.training.score import likelihoods
 
-from . import autoencoder, denoiser
-
-STEPS, GUIDANCE = 20, 5.0
-SHEET = (
-    "red apple", "cat", "house", "penguin", "rocket", "umbrella", "hamburger", "guitar", "castle", "turtle", "bicycle",
-    "octopus", "strawberry", "elephant", "sailboat", "mushroom", "robot", "ghost", "sunflower", "fire engine", "owl",
-    "pizza", "snowman", "airplane", "fish", "butterfly", "cactus", "crown", "dog", "lemon", "tree", "volcano",
-    "cat, blue background", "red apple, yellow background", "penguin, noto style", "penguin, fx style",
-    "penguin, twemoji style", "penguin, emojione style", "penguin, fluent flat style", "penguin, noto classic style",
-    "an octopus", "a blue fish", "a green apple", "skull", "red heart", "banana", "trumpet", "whale",
-)  # fmt: skip
+from . import autoencoder, scenes
+from .looks import GUIDANCE, SHEET, STEPS
 
 
 def on_folder(vae, folder: Path, px: int) -> float:
@@ -57,7 +48,7 @@ def recognised(model, names: list[str], pictures: list[Image.Image], latents: to
     by_caption, both, nearest = 0, 0, 0
     found = model.encode_images(pixels)
     for i, name in enumerate(names):
-        others = sorted(denoiser.CONCEPTS - {name})
+        others = sorted(scenes.CONCEPTS - {name})
         captions = [name, *rng.choice(others, 99, replace=False).tolist()]
         losses = likelihoods(model, pixels[i : i + 1], captions)[0]
         told = bool((losses < losses[0]).sum() < 5)
@@ -69,25 +60,26 @@ def recognised(model, names: list[str], pictures: list[Image.Image], latents: to
     return {"recognised": both / count, "by caption": by_caption / count, "by nearest": nearest / count}
 
 
-def measure(pictures: np.ndarray, rows: list[dict], work: Path, px: int, concepts: int = 200) -> dict:
-    """All figures; the sheet goes to work/sheet.png."""
-    model = open_model("tiny", "cpu")
+def measure(sources: torch.Tensor, rows: list[dict], work: Path, base: Path, concepts: int = 200) -> dict:
+    """All figures of the folder `base`; the sheet goes to work/sheet.png."""
+    model = open_model(str(base), "cpu")
+    px = model.side
     figures: dict = {}
-    probe = autoencoder.on_white(pictures[:: max(1, len(pictures) // 256)], px)
+    probe = autoencoder.on_white(sources[:: max(1, len(sources) // 256)], px)
     figures["psnr training sets"] = autoencoder.psnr(model.vae, probe)
     for folder in sorted(Path("sample_data").iterdir()):
         if folder.is_dir() and folder.name != "heldout":
             figures[f"psnr {folder.name}"] = on_folder(model.vae, folder, px)
     sheet, seconds = draw(model, list(SHEET))
     figures["seconds per picture"] = seconds
-    labelled = grid([sheet[i : i + 8] for i in range(0, len(sheet), 8)], cell=96)
+    labelled = grid([sheet[i : i + 8] for i in range(0, len(sheet), 8)], cell=px + px // 2)
     labelled.save(work / "sheet.png")
     drawn = [i for i, row in enumerate(rows) if row["drawn"]]
-    names = sorted(denoiser.CONCEPTS)
+    names = sorted(scenes.CONCEPTS)
     names = names[:: max(1, len(names) // concepts)]
     latents = torch.cat(
         [
-            model.encode_images(autoencoder.on_white(pictures[part], px))
+            model.encode_images(autoencoder.on_white(sources[part], px))
             for part in np.array_split(drawn, len(drawn) // 64)
         ]
     )

@@ -1,4 +1,4 @@
-"""Public pictogram packages -> one array of 128 px RGBA pictures with names, sets and groups."""
+"""Public pictogram packages -> one array of 256 px RGBA pictures with names, sets and groups."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import io
 import json
 import re
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 PX = 128
+# Twice the side that is learnt, so that what is turned, moved and shrunk stays crisp.
+SOURCE_PX = 256
 # Exact versions: the array is a function of this table.
 TRAINING_SETS = {
     "noto": ("@iconify-json/noto", "1.2.9"),
@@ -104,14 +108,17 @@ def read_set(modules: Path, package: str, emojis: dict[str, Emoji], px: int = PX
         return read_3d(modules / package / "assets", emojis, px)
     sheet = json.loads((modules / package / "icons.json").read_text())
     parents = {alias: entry["parent"] for alias, entry in sheet.get("aliases", {}).items()}
-    pictures = {}
+    frame = {side: sheet.get(side, 16) for side in ("width", "height")}
+    icons: dict[str, dict] = {}
     for icon_name in sorted([*sheet["icons"], *parents]):
         known = key(re.sub(r"-\d+$", "", icon_name) if "streamline" in package else icon_name)
         icon = sheet["icons"].get(parents.get(icon_name, icon_name))
-        if icon is None or known in pictures or known not in emojis or any(w in icon_name for w in LEFT_OUT_WORDS):
+        if icon is None or known in icons or known not in emojis or any(w in icon_name for w in LEFT_OUT_WORDS):
             continue
-        pictures[known] = render_svg(icon, sheet, px)
-    return pictures
+        icons[known] = icon
+    with ProcessPoolExecutor() as pool:
+        drawn = pool.map(render_svg, icons.values(), repeat(frame), repeat(px), chunksize=16)
+        return dict(zip(icons, drawn, strict=True))
 
 
 def read_3d(assets: Path, emojis: dict[str, Emoji], px: int) -> dict[str, np.ndarray]:
@@ -127,12 +134,12 @@ def read_3d(assets: Path, emojis: dict[str, Emoji], px: int) -> dict[str, np.nda
 
 def render_all(cache: Path) -> tuple[np.ndarray, list[dict]]:
     """The training pictures and a row for each {"name", "set", "group", "drawn"}; made once, then read from `cache`."""
-    array, rows = cache / "pictures.npy", cache / "pictures.json"
+    array, rows = cache / f"pictures{SOURCE_PX}.npy", cache / "pictures.json"
     if not (array.exists() and rows.exists()):
         modules = install(cache, TRAINING_SETS)
         emojis = read_names(modules)
         pictures, table = [], []
-        sets = {label: read_set(modules, package, emojis) for label, (package, _) in TRAINING_SETS.items()}
+        sets = {label: read_set(modules, package, emojis, SOURCE_PX) for label, (package, _) in TRAINING_SETS.items()}
         drawn = drawn_concepts(sets, emojis)
         for label, found in sets.items():
             for known, picture in sorted(found.items()):

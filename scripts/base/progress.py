@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
+
+torch.backends.cudnn.benchmark = True
 
 
 class Ema:
@@ -46,16 +48,36 @@ class Ema:
                     parameter.copy_(value)
 
 
-def save_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, seen: int) -> None:
+class Course:
+    """How far a training is: in pictures seen, and in minutes spent where its length is given in minutes."""
+
+    def __init__(self, samples: int, minutes: float | None = None) -> None:
+        self.samples, self.minutes = samples, minutes
+        self.seen, self.before, self.start = 0, 0.0, time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """Seconds of training, those before an interruption included."""
+        return self.before + time.monotonic() - self.start
+
+    @property
+    def done(self) -> float:
+        """The share that is done, 0..1: of the pictures or of the minutes, whichever is further."""
+        return min(1.0, max(self.seen / self.samples, self.spent / 60 / self.minutes if self.minutes else 0.0))
+
+
+def save_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, course: Course) -> None:
     """Write everything that resuming needs, whole or not at all."""
-    state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "seen": seen}
-    state |= {"ema": ema.mean, "ema_steps": ema.steps}
+    state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "seen": course.seen}
+    state |= {"ema": ema.mean, "ema_steps": ema.steps, "spent": course.spent}
     part = path.with_suffix(".part")
     torch.save(state, part)
     os.replace(part, path)
 
 
-def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None, ema: Ema) -> int:
+def load_state(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None, ema: Ema, course: Course | None = None
+) -> int:
     """Restore the last save and return how many pictures it had seen (0 without one)."""
     if not path.exists():
         return 0
@@ -65,33 +87,51 @@ def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer |
         optimizer.load_state_dict(state["optimizer"])
     ema.mean = [mean.to(old.device) for mean, old in zip(state["ema"], ema.mean, strict=True)]
     ema.steps = state["ema_steps"]
+    if course is not None:
+        course.seen, course.before = state["seen"], state["spent"]
     return state["seen"]
+
+
+def here() -> str:
+    """The device that the base is trained on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def compiled(function: Callable) -> Callable:
+    """The function compiled for a GPU; as it is on a processor, where compiling costs more than it saves."""
+    return torch.compile(function) if torch.cuda.is_available() else function
 
 
 class Record:
     """A log file and a line on the screen every few seconds."""
 
-    def __init__(self, path: Path, samples: int) -> None:
-        self.path, self.samples = path, samples
-        self.losses: list[float] = []
-        self.start, self.first, self.shown = time.monotonic(), None, 0.0
+    def __init__(self, path: Path, course: Course) -> None:
+        self.path, self.course = path, course
+        self.losses: list[torch.Tensor] = []
+        self.first, self.since, self.shown = course.seen, time.monotonic(), time.monotonic()
 
-    def add(self, seen: int, loss: float) -> None:
-        """Count one step; print and log the mean loss about every 15 s."""
-        self.first = seen if self.first is None else self.first
-        self.losses.append(loss)
+    def add(self, loss: torch.Tensor) -> None:
+        """Count one step; print and log the mean loss about every 10 s."""
+        self.losses.append(loss.detach())
         now = time.monotonic()
-        if now - self.shown > 15:
-            speed = (seen - self.first) / max(now - self.start, 1e-9)
-            self.note(seen, loss=sum(self.losses) / len(self.losses), speed=speed)
-            self.losses, self.shown = [], now
+        if now - self.shown > 10:
+            speed = (self.course.seen - self.first) / (now - self.since)
+            self.note(loss=torch.stack(self.losses).mean().item(), speed=speed)
+            self.losses, self.first, self.since, self.shown = [], self.course.seen, now, now
 
-    def note(self, seen: int, **values: float) -> None:
+    def note(self, **values: float) -> None:
         """Append one line of figures."""
-        row = {"seen": seen} | {name: round(value, 5) for name, value in values.items()}
+        seen = self.course.seen
+        row = {"seen": seen, "spent": round(self.course.spent, 1)} | {
+            name: round(value, 5) for name, value in values.items()
+        }
         with self.path.open("a") as log:
             log.write(json.dumps(row) + "\n")
-        print(f"{seen:>9,} of {self.samples:,}", *(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
+        print(
+            f"{seen:>9,} ({self.course.done:.0%})",
+            *(f"{name} {value:.4g}" for name, value in values.items()),
+            flush=True,
+        )
 
 
 def autocast(device: str) -> torch.autocast:
