@@ -20,6 +20,7 @@ from difflora.errors import OutputError, RequestError
 from difflora.events import Event, Preview, Step
 from difflora.models.attach import attached
 from difflora.models.sd import StableDiffusion
+from difflora.training import probe
 from difflora.training.cache import encode
 from difflora.training.choose import use_checkpoint
 from difflora.training.plan import warm_cosine
@@ -196,6 +197,17 @@ def test_the_plan_is_measured_by_steps_that_change_nothing(config, model):
     assert plan.minutes >= 0 and 0.05 < plan.memory < 64
     after = model.parts["unet"].state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in after)
+
+
+def test_the_planned_minutes_are_those_of_the_pictures_as_they_are_learnt_not_of_the_largest(
+    config, model, monkeypatch
+):
+    monkeypatch.setattr(probe, "timed", lambda *of: (60.0, 0.0))
+    small = prepare(replace(config, resolution=64), model=model).plan
+    assert small.buckets == "32 x 32: 8, 48 x 48: 1"
+    assert small.area == pytest.approx((8 * 32**2 + 48**2) / 9 / 64**2, rel=1e-3)
+    assert small.minutes == pytest.approx(small.steps * small.area, rel=1e-3)
+    assert prepare(replace(config, resolution=32, name="whole"), model=model).plan.area == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("kept", [True, False])

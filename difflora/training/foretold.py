@@ -48,7 +48,7 @@ def fitted(base: Imagined, config: TrainConfig, data: StyleDataset, pace: Pace) 
         reasons.append(said)
     checkpoints = plan.steps // plan.preview_every if plan.preview_every else 2
     looking = need.seconds / plan.batch * FORWARD * rows_of_checkpoint(plan) * checkpoints
-    minutes = (need.seconds * plan.steps + looking) / 60
+    minutes = (need.seconds * plan.area * plan.steps + looking) / 60
     return replace(plan, minutes=round(minutes, 2), memory=round(need.total / 1e9, 2), reasons=tuple(reasons)), need
 
 

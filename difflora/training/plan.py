@@ -44,6 +44,8 @@ class Plan:
     ema: float
     preview_every: int
     reasons: tuple[str, ...]
+    area: float = 1.0
+    """Mean area of the pictures as they are learnt, of the resolution's square: what a step's time goes with."""
     minutes: float | None = None
     """Measured by real steps, checkpoints included; None before that."""
     memory: float | None = None
@@ -55,7 +57,7 @@ class Plan:
 
     def decided(self) -> dict:
         """What repeating the training needs: everything that decides the result, whoever chose it."""
-        apart = {"base", "device", "captions", "trigger", "buckets", "reasons", "minutes", "memory"}
+        apart = {"base", "device", "captions", "trigger", "buckets", "reasons", "area", "minutes", "memory"}
         return {name: value for name, value in self.row().items() if name not in apart}
 
 
@@ -107,6 +109,7 @@ def make_plan(config: TrainConfig, model: BaseModel, data: StyleDataset) -> Plan
         ema=choose_ema(config, steps),
         preview_every=every,
         reasons=tuple(reasons),
+        area=round(sum(w * h * n for (w, h), n in buckets.items()) / sum(buckets.values()) / resolution**2, 4),
     )
 
 

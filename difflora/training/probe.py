@@ -41,7 +41,7 @@ def measured(plan: Plan, config: TrainConfig, model: BaseModel) -> Plan:
                     raise
             reasons.append(f"memory is short: {fit.smaller()}")
     checkpoints = plan.steps // plan.preview_every if plan.preview_every else 2
-    minutes = (seconds * plan.steps + forward * rows_of_checkpoint(plan) * checkpoints) / 60
+    minutes = (seconds * plan.area * plan.steps + forward * rows_of_checkpoint(plan) * checkpoints) / 60
     return replace(
         plan,
         micro_batch=fit.micro,
