@@ -15,7 +15,7 @@ from PIL import Image
 
 from difflora.adapters.adapter import Adapter
 from difflora.adapters.files import load_adapter, read_header
-from difflora.config import TrainConfig
+from difflora.config import TrainConfig, as_row
 from difflora.errors import OutputError, RequestError
 from difflora.events import Event, Preview, Step
 from difflora.models.attach import attached
@@ -24,6 +24,7 @@ from difflora.training import probe
 from difflora.training.cache import encode
 from difflora.training.choose import use_checkpoint
 from difflora.training.plan import warm_cosine
+from difflora.training.runs import open_run
 from difflora.training.train import prepare, train
 
 
@@ -208,6 +209,14 @@ def test_the_planned_minutes_are_those_of_the_pictures_as_they_are_learnt_not_of
     assert small.area == pytest.approx((4 * 40 * 40 + 4 * 48 * 40 + 48 * 48) / 9 / 64**2, rel=1e-3)
     assert small.minutes == pytest.approx(small.steps * small.area, abs=0.01)
     assert prepare(replace(config, resolution=32, name="whole"), model=model).plan.area == pytest.approx(1, abs=0.1)
+
+
+def test_an_unfinished_run_goes_on_whatever_its_minutes_were_planned_by(config, model):
+    training = prepare(config, model=model)
+    row = training.plan.row()
+    old = {name: value for name, value in row.items() if name != "area"}
+    first = open_run(config.runs, "other", as_row(config), old, "pictures")
+    assert open_run(config.runs, "other", as_row(config), row, "pictures").key == first.key
 
 
 @pytest.mark.parametrize("kept", [True, False])

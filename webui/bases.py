@@ -19,9 +19,9 @@ import torch
 from difflora.adapters.precision import DTYPES
 from difflora.errors import BaseModelError, DiffloraError, RequestError
 from difflora.events import Event, Note, Progress, Report
+from difflora.models import needs
 from difflora.models.family import best_device, open_model
 from difflora.models.hub import download
-from difflora.models.needs import free_memory as library_free
 
 from .choices import Choice, is_same, library, shortened, wanted, weights
 from .jobs import Job, StoppedError
@@ -221,5 +221,5 @@ def release() -> None:
 def free_memory(opened: Opened | None) -> int | None:
     """Bytes that a base may take once the open one has left; None where that is not known."""
     own = sum(weight.nbytes for part in opened.model.parts.values() for weight in part.parameters()) if opened else 0
-    free = library_free(torch.device(best_device()))
+    free = needs.free_memory(torch.device(best_device()))
     return None if free is None else own + free

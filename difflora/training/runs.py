@@ -182,7 +182,7 @@ def open_run(runs: Path, name: str, config: Mapping, plan: Mapping, fingerprint:
 def decisive(values: Mapping) -> dict:
     """The values that decide the result; where things lie does not."""
     apart = {
-        "images", "out", "runs", "bases", "reasons", "captions", "buckets", "tensorboard", "micro_batch",
+        "images", "out", "runs", "bases", "reasons", "captions", "buckets", "area", "tensorboard", "micro_batch",
         "gradient_checkpointing", "minutes", "memory",
     }  # fmt: skip
     return {k: v for k, v in placed(values).items() if k not in apart}

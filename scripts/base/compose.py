@@ -153,11 +153,6 @@ def backgrounds(count: int, px: int, rng: torch.Generator, white: float) -> Tens
     return torch.lerp(kinds[chosen, torch.arange(count)], torch.ones(1, device=rng.device), pick(white, count, rng))
 
 
-def over(rgba: Tensor, background: Tensor) -> Tensor:
-    """(B, 4, H, W) composited over (B, 3, H, W)."""
-    return torch.lerp(background, rgba[:, :3], rgba[:, 3:])
-
-
 def wide_batch(rgba: Tensor, px: int, rng: torch.Generator) -> Tensor:
     """Autoencoder pictures: (B, 4, S, S) pictograms -> (B, 3, px, px) in 0..1, an eighth of them drawn shapes."""
     side = rgba.shape[-1]

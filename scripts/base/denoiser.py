@@ -50,10 +50,6 @@ class Drawer(nn.Module):
             up_block_types=("CrossAttnUpBlock2D",) * 3,
         )
 
-    def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
-        """(B, C, h, w), (B,), (B, 32) -> the predicted velocity (B, C, h, w)."""
-        return self.unet(noisy, times, self.text_encoder(tokens).last_hidden_state).sample
-
 
 def scheduler() -> DDIMScheduler:
     """v-prediction with zero terminal SNR (Lin et al. 2023, arXiv 2305.08891), never clipping latents."""
@@ -148,22 +144,27 @@ def plan(sources: Tensor, rows: list[dict], work: Path, count: int) -> None:
     save(path, laid.tensors() | {"tokens": torch.cat(tokens).short().view(-1, 4, TOKENS)})
 
 
-def make_pool(model: AutoencoderKL, sources: Tensor, work: Path, px: int) -> Pool:
-    """Draw and encode the plan once; kept in work/pool.pt."""
+def make_pool(model: AutoencoderKL, sources: Tensor, work: Path, px: int) -> None:
+    """Draw and encode the plan once: work/pool.pt."""
     path = work / "pool.pt"
-    if not path.exists():
-        laid = torch.load(work / "plan.pt", weights_only=True)
-        model, latents, batch = model.to(sources.device), [], 128
-        for start in range(0, len(laid["things"]), batch):
-            pictures = scenes.draw(laid, slice(start, start + batch), sources, px)
-            latents.append(encode(model, pictures).half())
-        stacked = torch.cat(latents)
-        mean, std = stacked.float().mean((0, 2, 3)), stacked.float().std((0, 2, 3))
-        normal = (stacked - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
-        kept = {name: laid[name] for name in ("tokens", "weights", "singles")}
-        kept |= {"latents": normal.half(), "mean": mean, "std": std}
-        save(path, {name: value.cpu() for name, value in kept.items()})
-    return Pool(**torch.load(path, weights_only=True))
+    if path.exists():
+        return
+    laid = torch.load(work / "plan.pt", weights_only=True)
+    model, latents, batch = model.to(sources.device), [], 128
+    for start in range(0, len(laid["things"]), batch):
+        pictures = scenes.draw(laid, slice(start, start + batch), sources, px)
+        latents.append(encode(model, pictures).half())
+    stacked = torch.cat(latents)
+    mean, std = stacked.float().mean((0, 2, 3)), stacked.float().std((0, 2, 3))
+    normal = (stacked - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+    kept = {name: laid[name] for name in ("tokens", "weights", "singles")}
+    kept |= {"latents": normal.half(), "mean": mean, "std": std}
+    save(path, {name: value.cpu() for name, value in kept.items()})
+
+
+def load_pool(work: Path) -> Pool:
+    """The pool that `make_pool` kept."""
+    return Pool(**torch.load(work / "pool.pt", weights_only=True))
 
 
 def save(path: Path, tensors: dict[str, Tensor]) -> None:

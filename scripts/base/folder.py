@@ -13,6 +13,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from . import autoencoder, denoiser
 from .progress import Course, Ema, save_state
 
+PIECE = 15_000_000
+
 
 @torch.no_grad()
 def normalise(model: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> AutoencoderKL:
@@ -31,6 +33,11 @@ def normalise(model: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> Au
 def seed(rows: list[dict], work: Path, folder: Path) -> None:
     """Make the saves that training goes on from out of a finished folder: its weights, fresh moments, nothing seen."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    if pipeline.unet.config.in_channels != autoencoder.CHANNELS:
+        raise SystemExit(
+            f"{folder} has {pipeline.unet.config.in_channels} latent channels; expected {autoencoder.CHANNELS}, which "
+            "is what this script trains: its README names the commit whose script goes on from it"
+        )
     words = denoiser.tokenizer(rows)
     drawer = denoiser.Drawer(len(words), words.eos_token_id)
     drawer.text_encoder.load_state_dict(pipeline.text_encoder.state_dict())
@@ -64,13 +71,11 @@ def export(rows: list[dict], work: Path, out: Path) -> int:
     return seen
 
 
-PIECE = 15_000_000
-
-
 def share(paths: list[Path], share: Path) -> None:
     """Copy files and folders as one tar in pieces of 15 MB: base.tar.0, base.tar.1 … (cat base.tar.* | tar x).
 
-    For machines that are taken away without notice: what is copied at every third of a training is not lost with them.
+    For machines that are taken away without notice: what is copied while training goes on is not lost with them. The
+    pieces of before stay whole until all new ones are written.
     """
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -79,7 +84,10 @@ def share(paths: list[Path], share: Path) -> None:
                 tar.add(path, path.name)
     share.mkdir(parents=True, exist_ok=True)
     data = packed.getvalue()
-    for number, start in enumerate(range(0, len(data), PIECE)):
-        part = share / f"piece{number}.part"
-        part.write_bytes(data[start : start + PIECE])
+    parts = [share / f"base.part.{number}" for number in range(-(-len(data) // PIECE))]
+    for number, part in enumerate(parts):
+        part.write_bytes(data[number * PIECE : (number + 1) * PIECE])
+    for old in share.glob("base.tar.*"):
+        old.unlink()
+    for number, part in enumerate(parts):
         part.replace(share / f"base.tar.{number}")

@@ -121,17 +121,12 @@ class Record:
 
     def note(self, **values: float) -> None:
         """Append one line of figures."""
-        seen = self.course.seen
-        row = {"seen": seen, "spent": round(self.course.spent, 1)} | {
-            name: round(value, 5) for name, value in values.items()
-        }
+        row = {"seen": self.course.seen, "spent": round(self.course.spent, 1)}
+        row |= {name: round(value, 5) for name, value in values.items()}
         with self.path.open("a") as log:
             log.write(json.dumps(row) + "\n")
-        print(
-            f"{seen:>9,} ({self.course.done:.0%})",
-            *(f"{name} {value:.4g}" for name, value in values.items()),
-            flush=True,
-        )
+        figures = (f"{name} {value:.4g}" for name, value in values.items())
+        print(f"{self.course.seen:>9,} ({self.course.done:.0%})", *figures, flush=True)
 
 
 def autocast(device: str) -> torch.autocast:

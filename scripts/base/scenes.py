@@ -153,11 +153,11 @@ class Planner:
         """A row of a common thing."""
         return int(self.rng.choice(self.core, p=self.chance))
 
-    def name(self, row: int, plain: bool = False) -> str:
+    def name(self, row: int) -> str:
         """What it is called: its name, or in one case of three another word for it."""
         name = self.rows[row]["name"]
         words = self.also.get(name, [])
-        return str(self.rng.choice(words)) if words and not plain and self.rng.random() < 0.35 else name
+        return str(self.rng.choice(words)) if words and self.rng.random() < 0.35 else name
 
     def ground(self, white: float) -> tuple[tuple, str]:
         """A ground and the words for it ('' for white, which goes without saying)."""
