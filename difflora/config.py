@@ -159,8 +159,8 @@ class PictureConfig(BaseConfig):
     """Pictures per prompt."""
     steps: int = 25
     """Denoising steps."""
-    guidance: float = 7.5
-    """How strictly the prompt is followed; 1 turns guidance off."""
+    guidance: float | None = None
+    """How strictly the prompt is followed; 1 turns guidance off; as the base draws best unless given."""
     size: str | None = None
     """Side in pixels, or WIDTHxHEIGHT; the base's own unless given."""
     sampler: str | None = None
@@ -174,11 +174,11 @@ class PictureConfig(BaseConfig):
         in_range("seed", self.seed, 0, 2**31 - 1)
         in_range("count", self.count, 1, 10_000)
         in_range("steps", self.steps, 1, 1000)
-        in_range("guidance", self.guidance, 0, 100)
         in_range("orthogonal", self.orthogonal, 0, 1)
         in_range("switch", self.switch, 0, 1000)
-        if self.clip_skip is not None:
-            in_range("clip_skip", self.clip_skip, 1, 12)
+        for name, low, high in (("guidance", 0, 100), ("clip_skip", 1, 12)):
+            if getattr(self, name) is not None:
+                in_range(name, getattr(self, name), low, high)
 
 
 @dataclass(frozen=True, kw_only=True)

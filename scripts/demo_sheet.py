@@ -30,7 +30,7 @@ def main() -> None:
         Recipe(
             prompt=concept,
             seed=7,
-            guidance=5.0,
+            guidance=model.recommended.guidance,
             width=model.side,
             height=model.side,
             styles=tuple(replace(s, weight=weight) for s, weight in zip(styles, weights, strict=True)),

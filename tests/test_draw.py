@@ -17,10 +17,11 @@ from difflora.adapters.files import save_adapter, sha256
 from difflora.config import DrawConfig
 from difflora.drawing.generate import batched, generate, mark_folded
 from difflora.drawing.recipe import KEY, Recipe, Style, read_recipe, save_picture
-from difflora.drawing.request import draw_files
+from difflora.drawing.request import draw_files, recipes_for
 from difflora.drawing.sheet import grid
 from difflora.errors import AdapterFileError, OutputError, RequestError
 from difflora.models.samplers import SAMPLERS
+from difflora.models.sd import RECOMMENDED, Recommended
 
 
 @pytest.fixture
@@ -40,6 +41,14 @@ def config(tmp_path: Path, library: Path) -> DrawConfig:
         prompts=("cat", "a red apple"), lora=("ink:0.7", "gouache:-0.4"), steps=3, seed=5, count=2, guidance=3.0,
         negative="dog", loras=library, out=tmp_path / "pictures",
     )  # fmt: skip
+
+
+def test_guidance_is_as_the_base_recommends_unless_given(config, model, monkeypatch):
+    monkeypatch.setitem(RECOMMENDED, model.family, Recommended(1e-4, 2, 20, guidance=3.0))
+    (one, *_) = recipes_for(replace(config, guidance=None), [], model)
+    assert one.guidance == 3.0
+    assert recipes_for(replace(config, guidance=7.0), [], model)[0].guidance == 7.0
+    assert recipes_for(replace(config, guidance=0.0), [], model)[0].guidance == 0.0
 
 
 def pixels(path: Path) -> np.ndarray:

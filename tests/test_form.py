@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -16,6 +16,7 @@ import gradio as gr  # noqa: E402
 
 from difflora.config import DrawConfig, PictureConfig, TrainConfig  # noqa: E402
 from difflora.errors import RequestError  # noqa: E402
+from difflora.models.sd import Recommended  # noqa: E402
 from webui import studio, training  # noqa: E402
 from webui.form import Form, help_of, label_of  # noqa: E402
 from webui.words import words  # noqa: E402
@@ -28,7 +29,7 @@ BOTH = pytest.mark.parametrize("config", PAGES)
 @pytest.fixture(scope="module")
 def forms() -> dict[type, Form]:
     """The forms of the two pages."""
-    desk = SimpleNamespace(model=SimpleNamespace(side=128))
+    desk = SimpleNamespace(model=SimpleNamespace(side=128, recommended=Recommended(1e-3, 8, 32, guidance=3.0)))
 
     async def made() -> dict[type, Form]:
         with gr.Blocks(analytics_enabled=False):
@@ -75,7 +76,9 @@ def test_help_is_read_for_every_field_of_a_config_and_of_what_it_is_made_from():
 
 @BOTH
 def test_an_untouched_form_is_the_config_as_it_is_by_default(config, forms):
-    assert read(forms[config]) == config(**GIVEN[config])
+    # Guidance is shown as the open base recommends it.
+    shown = {"guidance": 3.0} if config is DrawConfig else {}
+    assert read(forms[config]) == config(**GIVEN[config], **shown)
 
 
 @BOTH
@@ -95,8 +98,7 @@ def test_the_bounds_of_a_slider_hold_its_default_and_are_taken_by_the_config(con
     sliders = {name: c for name, c in forms[config].controls.items() if isinstance(c, gr.Slider)}
     assert sliders
     for name, control in sliders.items():
-        default = next(field.default for field in fields(config) if field.name == name)
-        assert default is not MISSING and control.minimum <= default <= control.maximum
+        assert control.minimum <= control.value <= control.maximum
         for end in (control.minimum, control.maximum):
             assert getattr(read(forms[config], **{name: end}), name) == end
 

@@ -47,7 +47,7 @@ def draw_of(desk: Desk):
         seed: int = 0,
         count: int = 1,
         steps: int = 25,
-        guidance: float = 7.5,
+        guidance: float | None = None,
         size: str | None = None,
         sampler: str | None = None,
         clip_skip: int | None = None,

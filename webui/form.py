@@ -53,7 +53,7 @@ def control(config: type, name: str, **extra: object) -> gr.components.Component
     """The control of one field."""
     kind, is_open = kind_of(config, name)
     default = next(f.default for f in fields(config) if f.name == name)
-    default = None if default is MISSING else default
+    default = extra.pop("value", None if default is MISSING else default)
     shown = {
         "label": label_of(config, name), "info": text(f"help.{config.__name__}.{name}", help_of(config)[name]),
         "elem_id": f"{config.__name__.lower()}-{name.replace('_', '-')}", "interactive": True,
@@ -64,7 +64,7 @@ def control(config: type, name: str, **extra: object) -> gr.components.Component
         return gr.Radio(list(get_args(kind)), value=default, **shown)
     if kind is bool:
         return gr.Checkbox(value=default, **shown)
-    if name in SLIDERS and not is_open:
+    if name in SLIDERS and default is not None:
         low, high, step = SLIDERS[name]
         return gr.Slider(low, high, value=default, step=step, **shown)
     if kind in (int, float) and not is_open:

@@ -82,6 +82,7 @@ def settings(desk: Desk) -> Form:
         "size": {"choices": sizes(desk.model.side), "allow_custom_value": True},
         "sampler": {"choices": samplers(SAMPLERS)},
         "negative": {"lines": 1},
+        "guidance": {"value": desk.model.recommended.guidance},
     }
     controls = {}
     with gr.Accordion(text("settings"), open=True, elem_id="settings"):
@@ -109,15 +110,20 @@ def chosen_of(offered: list[tuple[str, str]], chosen: str | None) -> dict:
 
 
 def connect_base(desk: Desk, form: Form, changed: gr.Button) -> None:
-    """Another base draws other sizes, maybe with other samplers: what was chosen stays where it is one of them."""
-    size, sampler = form.controls["size"], form.controls["sampler"]
+    """Another base draws other sizes, maybe with other samplers: what was chosen stays where it is one of them.
+
+    How strictly it follows prompts is its own.
+    """
+    size, sampler, guidance = (form.controls[name] for name in ("size", "sampler", "guidance"))
 
     @told
-    def on_base(chosen: str | None, sampled: str | None) -> tuple[dict, dict]:
+    def on_base(chosen: str | None, sampled: str | None) -> tuple[dict, dict, float]:
         model = desk.model
-        return chosen_of(sizes(model.side), chosen), chosen_of(samplers(model.samplers), sampled)
+        lists = chosen_of(sizes(model.side), chosen), chosen_of(samplers(model.samplers), sampled)
+        return *lists, model.recommended.guidance
 
-    changed.click(on_base, [size, sampler], [size, sampler], show_progress="hidden", api_visibility="private")
+    shown = [size, sampler, guidance]
+    changed.click(on_base, shown[:2], shown, show_progress="hidden", api_visibility="private")
 
 
 def config_of(desk: Desk, form: Form, prompt: str, mix: object, values: tuple) -> DrawConfig:

@@ -21,10 +21,11 @@ def plan_drawing(config: DrawConfig, report: Report = ignore) -> tuple[int, Need
     pace = speed(how.device, NAMES[how.dtype])
     with imagined(config) as base:
         width, height = parse_size(config.size) if config.size else (base.model.side,) * 2
+        guidance = base.model.recommended.guidance if config.guidance is None else config.guidance
         windows = max(base.model.windows(prompt) for prompt in read_prompts(config))
         need = drawing_need(
             base, width=width, height=height, batch=min(config.batch, pictures), steps=config.steps,
-            guidance=config.guidance, sampler=config.sampler, ranks=ranks_of(styles), folded=bool(styles),
+            guidance=guidance, sampler=config.sampler, ranks=ranks_of(styles), folded=bool(styles),
             windows=windows, pace=pace,
         )  # fmt: skip
     return pictures, need

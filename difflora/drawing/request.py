@@ -46,9 +46,10 @@ def draw_files(config: DrawConfig, report: Report = ignore, model: BaseModel | N
 def recipes_for(config: PictureConfig, styles: Sequence[Style], model: BaseModel) -> list[Recipe]:
     """One recipe a picture: every prompt with `count` seeds; raises RequestError without a prompt or for a bad size."""
     width, height = parse_size(config.size) if config.size else (model.side, model.side)
+    guidance = model.recommended.guidance if config.guidance is None else config.guidance
     return [
         Recipe(
-            prompt=prompt, negative=config.negative, seed=config.seed + i, steps=config.steps, guidance=config.guidance,
+            prompt=prompt, negative=config.negative, seed=config.seed + i, steps=config.steps, guidance=guidance,
             width=width, height=height, sampler=config.sampler, clip_skip=config.clip_skip, base=config.base,
             vae=model.vae_name, styles=tuple(styles),
             budget=config.budget, orthogonal=config.orthogonal, switch=config.switch, version=__version__,

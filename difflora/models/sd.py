@@ -26,17 +26,19 @@ TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 @dataclass(frozen=True)
 class Recommended:
-    """Where training starts unless told otherwise."""
+    """Where training and drawing start unless told otherwise."""
 
     learning_rate: float
     batch: int
     samples_per_picture: int
     """How often each picture is shown."""
     rank: int = 16
+    guidance: float = 7.5
+    """How strictly prompts are followed in drawings, unless told otherwise."""
 
 
 # tiny: what scripts/bench/RESULTS.md was reached with; others: the middle of what trainers of these default to.
-RECOMMENDED = {"tiny": Recommended(1e-3, 8, 32)}
+RECOMMENDED = {"tiny": Recommended(6e-4, 8, 24, guidance=2.5)}
 RECOMMENDED_ELSE = Recommended(1e-4, 2, 20)
 
 

@@ -105,7 +105,7 @@ class Checkpoints:
         while start < len(words):
             part = list(words[start : start + fit])
             seeds = [judge.SEED + start + i for i in range(len(part))]
-            how = {"steps": judge.DRAW_STEPS, "guidance": judge.GUIDANCE, "size": side}
+            how = {"steps": judge.DRAW_STEPS, "guidance": self.model.recommended.guidance, "size": side}
             try:
                 found.append(self.model.draw(part, [""] * len(part), seeds=seeds, **how))
                 start += len(part)

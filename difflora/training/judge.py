@@ -22,7 +22,7 @@ from ..models.family import BaseModel
 from .plan import Plan
 from .score import share_followed, style_features
 
-PROMPTS, DRAW_STEPS, GUIDANCE, SEED = 8, 10, 5.0, 1000
+PROMPTS, DRAW_STEPS, SEED = 8, 10, 1000
 CANDIDATES, READ_TIMES, AMONG = 5, (0.5, 0.75), 1
 UNSEEN, UNSEEN_TIMES = 8, (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 NEUTRAL, NEUTRAL_TIMES = ("a red apple", "a house", "a cat", "a car"), (0.2, 0.4, 0.6, 0.8)

@@ -25,7 +25,7 @@ from ..models.family import BaseModel, open_model
 from .cache import as_pixels
 from .data import read_folder, square
 
-STEPS, GUIDANCE = 20, 5.0
+STEPS = 20
 TIMES = (0.35, 0.5, 0.65, 0.8, 0.9)
 FOUND_AMONG, SEEN_AT_ONCE = 3, 8
 
@@ -156,7 +156,8 @@ def draw_set(
     """One picture a caption, (N, 3, H, W) in -1..1."""
     recipes = [
         Recipe(
-            prompt=caption, seed=seed + i, steps=STEPS, guidance=GUIDANCE, width=model.side, height=model.side,
+            prompt=caption, seed=seed + i, steps=STEPS, guidance=model.recommended.guidance,
+            width=model.side, height=model.side,
             styles=(style,) if style else (), folded=style is not None,
         )
         for i, caption in enumerate(captions)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from . import denoiser, folder, scenes
 from .progress import Course, autocast
 
-STEPS, GUIDANCE = 20, 5.0
+STEPS, GUIDANCE = 20, 2.5
 SHEET = (
     "apple", "cat", "house with garden", "penguin", "rocket", "umbrella", "hamburger", "guitar",
     "castle", "turtle", "bicycle", "octopus", "strawberry", "elephant", "sailboat", "mushroom",
