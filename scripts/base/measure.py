@@ -26,19 +26,24 @@ def on_folder(vae, folder: Path, px: int) -> float:
     return autoencoder.psnr(vae, as_pixels([square(picture, px) for picture, _ in read_folder(folder)]))
 
 
-def recipes(prompts: list[str], side: int) -> list[Recipe]:
-    """Fixed seeds, one picture a prompt."""
+def recipes(prompts: list[str], side: int, seed: int) -> list[Recipe]:
+    """One picture a prompt, seeds counting up."""
     return [
-        Recipe(prompt=prompt, seed=i, steps=STEPS, guidance=GUIDANCE, width=side, height=side)
+        Recipe(prompt=prompt, seed=seed + i, steps=STEPS, guidance=GUIDANCE, width=side, height=side)
         for i, prompt in enumerate(prompts)
     ]
 
 
-def draw(model, prompts: list[str]) -> tuple[list[Image.Image], float]:
+def draw(model, prompts: list[str], seed: int = 0) -> tuple[list[Image.Image], float]:
     """The pictures and the seconds each took."""
     start = time.monotonic()
-    pictures = [picture for _, picture in generate(model, recipes(prompts, model.side), {}, batch=16)]
+    pictures = [picture for _, picture in generate(model, recipes(prompts, model.side, seed), {}, batch=16)]
     return pictures, (time.monotonic() - start) / len(pictures)
+
+
+def in_rows(pictures: list[Image.Image], px: int) -> Image.Image:
+    """Eight beside each other, half as large again."""
+    return grid([pictures[i : i + 8] for i in range(0, len(pictures), 8)], cell=px + px // 2)
 
 
 def recognised(model, names: list[str], pictures: list[Image.Image], latents: torch.Tensor, owners: list[str]) -> dict:
@@ -60,8 +65,11 @@ def recognised(model, names: list[str], pictures: list[Image.Image], latents: to
     return {"recognised": both / count, "by caption": by_caption / count, "by nearest": nearest / count}
 
 
-def measure(sources: torch.Tensor, rows: list[dict], work: Path, base: Path, concepts: int = 200) -> dict:
-    """All figures of the folder `base`; the sheet goes to work/sheet.png."""
+def measure(sources: torch.Tensor, rows: list[dict], work: Path, base: Path, concepts: int, seeds: int) -> dict:
+    """All figures of the folder `base`, shares as mean and deviation over seeds.
+
+    A sheet of fixed prompts goes to work/sheet.png, the concepts as the first seed drew them to work/concepts.png.
+    """
     model = open_model(str(base), "cpu")
     px = model.side
     figures: dict = {}
@@ -72,8 +80,7 @@ def measure(sources: torch.Tensor, rows: list[dict], work: Path, base: Path, con
             figures[f"psnr {folder.name}"] = on_folder(model.vae, folder, px)
     sheet, seconds = draw(model, list(SHEET))
     figures["seconds per picture"] = seconds
-    labelled = grid([sheet[i : i + 8] for i in range(0, len(sheet), 8)], cell=px + px // 2)
-    labelled.save(work / "sheet.png")
+    in_rows(sheet, px).save(work / "sheet.png")
     drawn = [i for i, row in enumerate(rows) if row["drawn"]]
     names = sorted(scenes.CONCEPTS)
     names = names[:: max(1, len(names) // concepts)]
@@ -83,5 +90,11 @@ def measure(sources: torch.Tensor, rows: list[dict], work: Path, base: Path, con
             for part in np.array_split(drawn, len(drawn) // 64)
         ]
     )
-    figures |= recognised(model, names, draw(model, names)[0], latents, [rows[i]["name"] for i in drawn])
+    owners = [rows[i]["name"] for i in drawn]
+    drawings = [draw(model, names, 1000 * k)[0] for k in range(seeds)]
+    in_rows(drawings[0], px).save(work / "concepts.png")
+    shares = [recognised(model, names, pictures, latents, owners) for pictures in drawings]
+    for name in shares[0]:
+        values = [share[name] for share in shares]
+        figures |= {name: np.mean(values)} | ({f"{name}, deviation": np.std(values, ddof=1)} if seeds > 1 else {})
     return figures
