@@ -147,6 +147,7 @@ def test_opening_a_base_changes_styles_sizes_and_mix_and_gives_them_back(enter, 
     page.locator("#drawconfig-size input").click()
     expect(page.get_by_role("option", name="32x48")).to_be_visible()
     page.keyboard.press("Escape")
+    page.locator("#settings-more > button").click()
     expect(page.locator("#drawconfig-guidance input[type=number]")).to_have_value("7.5")
     pick(page, "watercolour")
     ask(page, "a red apple")
