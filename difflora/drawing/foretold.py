@@ -8,7 +8,7 @@ from ..models.imagined import NAMES, imagined
 from ..models.needs import Need, drawing_need
 from ..models.opening import how_to_open
 from ..models.pace import speed
-from .request import read_prompts
+from .request import guidance_of, read_prompts
 from .styles import check_fit_before, find_styles, ranks_of
 
 
@@ -21,11 +21,10 @@ def plan_drawing(config: DrawConfig, report: Report = ignore) -> tuple[int, Need
     pace = speed(how.device, NAMES[how.dtype])
     with imagined(config) as base:
         width, height = parse_size(config.size) if config.size else (base.model.side,) * 2
-        guidance = base.model.recommended.guidance if config.guidance is None else config.guidance
         windows = max(base.model.windows(prompt) for prompt in read_prompts(config))
         need = drawing_need(
             base, width=width, height=height, batch=min(config.batch, pictures), steps=config.steps,
-            guidance=guidance, sampler=config.sampler, ranks=ranks_of(styles), folded=bool(styles),
-            windows=windows, pace=pace,
+            guidance=guidance_of(config, base.model), sampler=config.sampler, ranks=ranks_of(styles),
+            folded=bool(styles), windows=windows, pace=pace,
         )  # fmt: skip
     return pictures, need

@@ -46,7 +46,7 @@ def draw_files(config: DrawConfig, report: Report = ignore, model: BaseModel | N
 def recipes_for(config: PictureConfig, styles: Sequence[Style], model: BaseModel) -> list[Recipe]:
     """One recipe a picture: every prompt with `count` seeds; raises RequestError without a prompt or for a bad size."""
     width, height = parse_size(config.size) if config.size else (model.side, model.side)
-    guidance = model.recommended.guidance if config.guidance is None else config.guidance
+    guidance = guidance_of(config, model)
     return [
         Recipe(
             prompt=prompt, negative=config.negative, seed=config.seed + i, steps=config.steps, guidance=guidance,
@@ -57,6 +57,11 @@ def recipes_for(config: PictureConfig, styles: Sequence[Style], model: BaseModel
         for prompt in read_prompts(config)
         for i in range(config.count)
     ]  # fmt: skip
+
+
+def guidance_of(config: PictureConfig, model: BaseModel) -> float:
+    """What was asked for, else what the base draws best with."""
+    return model.recommended.guidance if config.guidance is None else config.guidance
 
 
 def draw_like(config: DrawConfig, report: Report, model: BaseModel | None) -> Drawn:
