@@ -17,7 +17,7 @@
       facts.user && h("a", { class: "signout", href: "/logout", onclick: forget }, t("signout"))));
     difflora.now.on((now) => {
       const active = now.runs.filter((r) => ["running", "starting"].includes(r.state)).map((r) => r.name);
-      busy.textContent = active.length ? t("frame.training", { name: active.join(", ") }) : "";
+      busy.title = busy.textContent = active.length ? t("frame.training", { name: active.join(", ") }) : "";
     });
     // The prompt outlives a reload, as the mix does.
     const remembered = localStorage.getItem("difflora.prompt");
