@@ -41,7 +41,7 @@ STYLES = ("ink", "fluent3d", "cartoon")
 KINDS: tuple[Budget, ...] = ("sum", "normalised", "matched")
 PAIRS = ((0.5, 0.5), (1.0, 1.0), (0.7, 0.4), (0.4, 0.7))
 TRIPLES = ((1 / 3, 1 / 3, 1 / 3), (1.0, 1.0, 1.0))
-GUIDANCE, SHOWN = 5.0, 4
+SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Studio:
                 stack.weights(key)
                 self.drawn[key] = self.model.draw(
                     self.captions, [""] * count, seeds=[self.seed + i for i in range(count)], steps=self.steps,
-                    guidance=GUIDANCE, size=(self.model.side,) * 2,
+                    guidance=self.model.recommended.guidance, size=(self.model.side,) * 2,
                 )  # fmt: skip
         return self.drawn[key]
 

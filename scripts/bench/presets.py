@@ -37,9 +37,8 @@ def draw(model: BaseModel, adapter: Adapter, strength: Strength, prompts: list[s
         if stack:
             stack.weights([strength])
         seeds = [seed + i for i in range(len(prompts))]
-        return model.draw(
-            prompts, [""] * len(prompts), seeds=seeds, steps=12, guidance=5.0, size=(model.side, model.side)
-        )
+        size, guidance = (model.side, model.side), model.recommended.guidance
+        return model.draw(prompts, [""] * len(prompts), seeds=seeds, steps=12, guidance=guidance, size=size)
 
 
 def described(picture: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
