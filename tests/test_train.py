@@ -211,6 +211,16 @@ def test_the_planned_minutes_are_those_of_the_pictures_as_they_are_learnt_not_of
     assert prepare(replace(config, resolution=32, name="whole"), model=model).plan.area == pytest.approx(1, abs=0.1)
 
 
+def test_a_step_that_something_else_holds_up_does_not_lengthen_the_planned_minutes(monkeypatch):
+    now, left = [0.0], [1.0, 9.0, 1.0, 1.0, 1.0]
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: now[0])
+
+    def work() -> None:
+        now[0] += left.pop(0) / 4
+
+    assert probe.clock(work, torch.device("cpu")) == 0.25
+
+
 def test_an_unfinished_run_goes_on_whatever_its_minutes_were_planned_by(config, model):
     training = prepare(config, model=model)
     row = training.plan.row()

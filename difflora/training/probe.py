@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -17,7 +19,8 @@ from .judge import rows_of_checkpoint
 from .loop import Fit, out_of_memory
 from .plan import Plan
 
-REAL_STEPS = 2
+FEWEST, MOST, ENOUGH = 2, 5, 3.0
+"""Calls that are timed, and the seconds after which no more are begun."""
 
 
 def measured(plan: Plan, config: TrainConfig, model: BaseModel) -> Plan:
@@ -75,18 +78,20 @@ def timed(plan: Plan, config: TrainConfig, model: BaseModel, layers: Learning, m
     with torch.no_grad():
         losses()
         forward = clock(losses, model.device) / micro
-    return clock(step, model.device, REAL_STEPS), forward
+    return clock(step, model.device), forward
 
 
-def clock(work, device: torch.device, times: int = 1) -> float:
-    """Seconds of one call, the device's own work waited for, that of before too."""
+def clock(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, the device's own work waited for: the median, since a moment's other load is no measure."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
     wait(device)
-    start = time.perf_counter()
-    for _ in range(times):
+    spans: list[float] = []
+    while len(spans) < FEWEST or (len(spans) < MOST and sum(spans) < ENOUGH):
+        start = time.perf_counter()
         work()
-    wait(device)
-    return (time.perf_counter() - start) / times
+        wait(device)
+        spans.append(time.perf_counter() - start)
+    return median(spans)
 
 
 def peak_memory(device: torch.device) -> float:
