@@ -66,7 +66,7 @@ def recognised(model, names: list[str], pictures: list[Image.Image], latents: to
 
 
 def measure(sources: torch.Tensor, rows: list[dict], work: Path, base: Path, concepts: int, seeds: int) -> dict:
-    """All figures of the folder `base`, shares as mean and deviation over seeds.
+    """All figures of the folder `base`, shares and seconds as mean and deviation over seeds.
 
     A sheet of fixed prompts goes to work/sheet.png, the concepts as the first seed drew them to work/concepts.png.
     """
@@ -78,9 +78,8 @@ def measure(sources: torch.Tensor, rows: list[dict], work: Path, base: Path, con
     for folder in sorted(Path("sample_data").iterdir()):
         if folder.is_dir() and folder.name != "heldout":
             figures[f"psnr {folder.name}"] = on_folder(model.vae, folder, px)
-    sheet, seconds = draw(model, list(SHEET))
-    figures["seconds per picture"] = seconds
-    in_rows(sheet, px).save(work / "sheet.png")
+    sheets = [draw(model, list(SHEET), k) for k in range(seeds)]
+    in_rows(sheets[0][0], px).save(work / "sheet.png")
     drawn = [i for i, row in enumerate(rows) if row["drawn"]]
     names = sorted(scenes.CONCEPTS)
     names = names[:: max(1, len(names) // concepts)]
@@ -94,7 +93,8 @@ def measure(sources: torch.Tensor, rows: list[dict], work: Path, base: Path, con
     drawings = [draw(model, names, 1000 * k)[0] for k in range(seeds)]
     in_rows(drawings[0], px).save(work / "concepts.png")
     shares = [recognised(model, names, pictures, latents, owners) for pictures in drawings]
-    for name in shares[0]:
-        values = [share[name] for share in shares]
+    found = {"seconds per picture": [seconds for _, seconds in sheets]}
+    found |= {name: [share[name] for share in shares] for name in shares[0]}
+    for name, values in found.items():
         figures |= {name: np.mean(values)} | ({f"{name}, deviation": np.std(values, ddof=1)} if seeds > 1 else {})
     return figures
