@@ -34,8 +34,10 @@ def files(loras: Path) -> None:
         for names in BLENDS:
             styles = tuple(find_style(name, loras) for name in names)
             adapters = load_styles(styles, model)
-            file = export(styles, Path(folder) / f"{len(names)}{names[1]}.safetensors".replace(":", ""), model)
-            plain = Recipe(prompt="", width=model.side, height=model.side, styles=styles)
+            file = export(styles, Path(folder) / f"{len(names)}{names[1]}.safetensors".replace(":", ""), model).path
+            plain = Recipe(
+                prompt="", width=model.side, height=model.side, styles=styles, guidance=model.recommended.guidance
+            )
             asked = [replace(plain, prompt=p, seed=s, folded=f) for p in PROMPTS for s in SEEDS for f in (False, True)]
             most = max(same_picture(model, recipe, adapters, file)[2] for recipe in asked)
             print(f"{' + '.join(names):<40} {len(asked)} pictures, largest difference {most} of 255")
