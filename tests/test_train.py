@@ -212,7 +212,7 @@ def test_the_planned_minutes_are_those_of_the_pictures_as_they_are_learnt_not_of
 
 
 def test_a_step_that_something_else_holds_up_does_not_lengthen_the_planned_minutes(monkeypatch):
-    now, left = [0.0], [1.0, 9.0, 1.0, 1.0, 1.0]
+    now, left = [0.0], [90.0, 1.0, 1.0, 1.0, 1.0]
     monkeypatch.setattr(probe.time, "perf_counter", lambda: now[0])
 
     def work() -> None:

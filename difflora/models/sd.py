@@ -81,7 +81,7 @@ class StableDiffusion:
 
     @property
     def recommended(self) -> Recommended:
-        """Learning rate, batch and showings per picture for this family."""
+        """Where training and drawing start for this family."""
         return RECOMMENDED.get(self.family, RECOMMENDED_ELSE)
 
     @property

@@ -18,7 +18,7 @@ from difflora.training.data import read_folder, square
 from difflora.training.score import likelihoods
 
 from . import autoencoder, scenes
-from .looks import GUIDANCE, SHEET, STEPS
+from .looks import SHEET, STEPS
 
 
 def on_folder(vae, folder: Path, px: int) -> float:
@@ -26,10 +26,11 @@ def on_folder(vae, folder: Path, px: int) -> float:
     return autoencoder.psnr(vae, as_pixels([square(picture, px) for picture, _ in read_folder(folder)]))
 
 
-def recipes(prompts: list[str], side: int, seed: int) -> list[Recipe]:
+def recipes(model, prompts: list[str], seed: int) -> list[Recipe]:
     """One picture a prompt, seeds counting up."""
+    side, guidance = model.side, model.recommended.guidance
     return [
-        Recipe(prompt=prompt, seed=seed + i, steps=STEPS, guidance=GUIDANCE, width=side, height=side)
+        Recipe(prompt=prompt, seed=seed + i, steps=STEPS, guidance=guidance, width=side, height=side)
         for i, prompt in enumerate(prompts)
     ]
 
@@ -37,7 +38,7 @@ def recipes(prompts: list[str], side: int, seed: int) -> list[Recipe]:
 def draw(model, prompts: list[str], seed: int = 0) -> tuple[list[Image.Image], float]:
     """The pictures and the seconds each took."""
     start = time.monotonic()
-    pictures = [picture for _, picture in generate(model, recipes(prompts, model.side, seed), {}, batch=16)]
+    pictures = [picture for _, picture in generate(model, recipes(model, prompts, seed), {}, batch=16)]
     return pictures, (time.monotonic() - start) / len(pictures)
 
 
